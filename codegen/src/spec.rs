@@ -106,11 +106,37 @@ pub enum Variant {
 }
 
 const CELEB_CLASSES: [&str; 19] = [
-    "background", "neck", "face", "cloth", "rightear", "leftear", "rightbro", "leftbro", "righteye", "lefteye", "nose",
-    "innermouth", "lowerlip", "upperlip", "hair", "glass", "hat", "earring", "necklace",
+    "background",
+    "neck",
+    "face",
+    "cloth",
+    "rightear",
+    "leftear",
+    "rightbro",
+    "leftbro",
+    "righteye",
+    "lefteye",
+    "nose",
+    "innermouth",
+    "lowerlip",
+    "upperlip",
+    "hair",
+    "glass",
+    "hat",
+    "earring",
+    "necklace",
 ];
 const LAPA_CLASSES: [&str; 11] = [
-    "background", "face", "leftbro", "rightbro", "lefteye", "righteye", "nose", "upperlip", "innermouth", "lowerlip",
+    "background",
+    "face",
+    "leftbro",
+    "rightbro",
+    "lefteye",
+    "righteye",
+    "nose",
+    "upperlip",
+    "innermouth",
+    "lowerlip",
     "hair",
 ];
 
