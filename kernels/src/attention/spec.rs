@@ -1,0 +1,35 @@
+//! What the kernel means.
+
+use crate::Element;
+use serde::{Deserialize, Serialize};
+
+/// `out[b, i, h] = Σ_j softmax_j(q[b, i, h]·k[b, j, h] · scale) · v[b, j, h]`
+///
+/// A batch of one in q, k or v is shared by all images.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct AttentionSpec {
+    /// Batch of the output: the largest of the operands' batches.
+    pub batch: usize,
+    /// Queries.
+    pub queries: usize,
+    /// Keys.
+    pub keys: usize,
+    /// Heads.
+    pub heads: usize,
+    /// Width of one head.
+    pub head_dim: usize,
+    /// Factor on the scores.
+    pub scale: f32,
+}
+
+/// Operands of one call.
+pub struct AttentionOperands<'a, T: Element> {
+    /// [batch or 1, queries, heads·head_dim]
+    pub q: &'a [T],
+    /// [batch or 1, keys, heads·head_dim]
+    pub k: &'a [T],
+    /// [batch or 1, keys, heads·head_dim]
+    pub v: &'a [T],
+    /// [batch, queries, heads·head_dim]
+    pub out: &'a mut [T],
+}

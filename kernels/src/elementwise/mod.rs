@@ -1,0 +1,6 @@
+//! Elementwise operators on their own: what un-fused plans need. `x` may be the output buffer.
+
+pub mod cpu;
+mod spec;
+
+pub use spec::{ElementwiseOp, ElementwiseOperands, ElementwiseSpec};

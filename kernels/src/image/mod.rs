@@ -1,0 +1,1 @@
+//! Pixels: resize, normalise, warp, labels.

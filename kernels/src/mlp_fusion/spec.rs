@@ -1,0 +1,33 @@
+//! What the kernel means.
+
+use crate::Element;
+use crate::gemm::PackedMatrix;
+use serde::{Deserialize, Serialize};
+
+/// `F = b + Σ_i bilinear(M_i · x_i → size of x_0)`, align_corners = false (SEGFACE algebra: linear layers commute with
+/// bilinear upsampling, whose weights sum to one).
+///
+/// Output [batch, h_0, w_0, width]. FLOPs Σ 2·pixels_i·C_i·width and the interpolation.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct MlpFusionSpec {
+    /// Images.
+    pub batch: usize,
+    /// Height, width and channels of the taps at strides 4, 8, 16, 32.
+    pub taps: [[usize; 3]; 4],
+    /// Output channels, 256.
+    pub width: usize,
+}
+
+/// Operands of one call.
+pub struct MlpFusionOperands<'a, T: Element> {
+    /// [batch, h_i, w_i, C_i]
+    pub taps: [&'a [T]; 4],
+    /// M_i [width, C_i]
+    pub weights: [&'a PackedMatrix; 4],
+    /// b [width]
+    pub bias: &'a [f32],
+    /// Projected maps of taps 1 to 3 at their own resolution, one after another: Σ batch·h_i·w_i·width elements.
+    pub projected: &'a mut [T],
+    /// [batch, h_0, w_0, width]
+    pub out: &'a mut [T],
+}

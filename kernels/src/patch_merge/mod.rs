@@ -1,0 +1,6 @@
+//! Swin's downsampling: gather 2×2 neighbours, norm and product in one pass.
+
+pub mod cpu;
+mod spec;
+
+pub use spec::{MergeNorm, PatchGatherSpec, PatchMergeOperands, PatchMergeSpec};

@@ -1,0 +1,6 @@
+//! The gate of squeeze-excite blocks: two tiny products per image.
+
+pub mod cpu;
+mod spec;
+
+pub use spec::{SqueezeExciteOperands, SqueezeExciteSpec};

@@ -1,0 +1,158 @@
+//! What the kernels mean.
+
+use crate::Element;
+use crate::gemm::PackedMatrix;
+use serde::{Deserialize, Serialize};
+
+/// One pass over the image tokens: `update` (the image looks at the class tokens), then `attend` (the class tokens look at
+/// the image), either or both. With N = 8·T rows (h·T + t):
+///
+/// update: `s = A_u·(x_p + pe_p) + c_u`, softmax over t within each head, `x_p ← LN(x_p + Σ s[h, t]·V_u[h, t] + b_u)`
+/// attend: `s = A_a·(x_p + pe_p)`, softmax over p for each (h, t), `pooled[h, t] = Σ_p s·x_p`, with the x_p just updated
+///
+/// Softmax scale and everything linear is already in A_u, c_u, V_u, A_a (see [`TokenStepSpec`]). Partial sums over p are
+/// merged in a fixed order: the same bits every run, whatever the number of threads.
+/// FLOPs per half: 4·256·N per image token.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct ImagePassSpec {
+    /// Images.
+    pub batch: usize,
+    /// Image tokens of one image, P.
+    pub pixels: usize,
+    /// Class tokens T.
+    pub tokens: usize,
+    /// Whether the image looks at the class tokens first.
+    pub update: bool,
+    /// Whether the class tokens look at the image (after the update).
+    pub attend: bool,
+    /// Whether A_a is one for the whole batch (the first pass, where it is a constant) or one per image.
+    pub shared_attend: bool,
+    /// ε of the update's layer norm, 1e-5.
+    pub eps: f32,
+}
+
+/// Operands of one pass. Those of a half that the spec leaves out are empty slices.
+pub struct ImagePassOperands<'a, T: Element> {
+    /// [P, 256] positional encoding, f32 in every precision.
+    pub pe: &'a [f32],
+    /// A_u [batch, 8·T, 256]
+    pub update_scores: &'a [f32],
+    /// c_u [batch, 8·T]
+    pub update_score_bias: &'a [f32],
+    /// V_u [batch, 8·T, 256]
+    pub update_values: &'a [f32],
+    /// b_u [256]
+    pub update_bias: &'a [f32],
+    /// γ and β, [256] each.
+    pub norm: (&'a [f32], &'a [f32]),
+    /// A_a [batch or 1, 8·T, 256]
+    pub attend_scores: &'a [f32],
+    /// [batch, P, 256]; overwritten by an update.
+    pub x: &'a mut [T],
+    /// [batch, 8·T, 256]
+    pub pooled: &'a mut [f32],
+    /// [`ImagePassSpec::workspace_len`] f32 of memory for partial sums.
+    pub workspace: &'a mut [f32],
+}
+
+/// One step on the class tokens between two image passes. f32 in every precision.
+///
+/// 1. finish the pending token-to-image attention: `o[t] = concat_h(W_v,h·pooled[h, t] + b_v,h)`,
+///    `q ← LN(q + W_o·o + b_o)`
+/// 2. stages Layer0 and Layer1: `q ← LN(q + mlp(q))`; then the image-to-token attention of this layer, absorbed, with
+///    k = W_k(q + pe) + b_k, v = W_v·q + b_v: `A_u[h, t] = W_q,hᵀ·k[t, h]/4`, `c_u[h, t] = b_q,h·k[t, h]/4`,
+///    `V_u[h, t] = W_o,h·v[t, h]`
+/// 3. stage Layer0 only: layer 1's self-attention `q ← LN(q + attn(q + pe, q + pe, q))`, 8 heads of 32
+/// 4. stages Layer0 and Layer1: absorb the next token-to-image query: `A_a[h, t] = W_k,hᵀ·(W_q,h(q + pe) + b_q,h)/4`
+/// 5. stage Final: `hyper = mlp3(q)` (256 → 256 → 256 → 32, ReLU between)
+///
+/// `pe` of a class token is the initial token itself.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct TokenStepSpec {
+    /// Images.
+    pub batch: usize,
+    /// Class tokens T.
+    pub tokens: usize,
+    /// Which step.
+    pub stage: TokenStage,
+    /// ε of the layer norms, 1e-5.
+    pub eps: f32,
+}
+
+/// Which step on the class tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TokenStage {
+    /// After the first pass: layer 0's end and layer 1's begin.
+    Layer0,
+    /// After the second pass: layer 1's end.
+    Layer1,
+    /// After the third pass: final norm and hypernetwork.
+    Final,
+}
+
+/// A linear layer.
+#[derive(Clone, Copy)]
+pub struct LinearWeights<'a> {
+    /// [n, k], packed as f32.
+    pub weight: &'a PackedMatrix,
+    /// [n]
+    pub bias: &'a [f32],
+}
+
+/// A linear layer whose weight is also needed head by head: plain row-major.
+#[derive(Clone, Copy)]
+pub struct ProjectionWeights<'a> {
+    /// [n, k]
+    pub weight: &'a [f32],
+    /// [n]
+    pub bias: &'a [f32],
+}
+
+/// An attention's four projections. Cross-attention: q, k, v [128, 256], out [256, 128]; self-attention: all [256, 256].
+#[derive(Clone, Copy)]
+pub struct CrossAttentionWeights<'a> {
+    /// W_q, b_q
+    pub q: ProjectionWeights<'a>,
+    /// W_k, b_k
+    pub k: ProjectionWeights<'a>,
+    /// W_v, b_v
+    pub v: ProjectionWeights<'a>,
+    /// W_o, b_o
+    pub out: ProjectionWeights<'a>,
+}
+
+/// Operands of one step. What a stage does not use is `None`.
+pub struct TokenStepOperands<'a> {
+    /// The initial tokens [T, 256]: positional encoding of the class tokens.
+    pub token_pe: &'a [f32],
+    /// [batch, 8·T, 256] from the image pass.
+    pub pooled: &'a [f32],
+    /// q before the step: [batch, T, 256], or [T, 256] shared by the batch at stage Layer0.
+    pub q_in: &'a [f32],
+    /// The attention to finish (its v and out projections).
+    pub pending: CrossAttentionWeights<'a>,
+    /// Norm after it.
+    pub pending_norm: (&'a [f32], &'a [f32]),
+    /// Token MLP 256 → 2048 → 256 with ReLU, and the norm after it.
+    pub mlp: Option<(LinearWeights<'a>, LinearWeights<'a>, (&'a [f32], &'a [f32]))>,
+    /// Image-to-token attention of this layer.
+    pub image_to_token: Option<CrossAttentionWeights<'a>>,
+    /// Self-attention of layer 1 and the norm after it (stage Layer0).
+    pub self_attention: Option<(CrossAttentionWeights<'a>, (&'a [f32], &'a [f32]))>,
+    /// The next token-to-image attention (its q and k projections).
+    pub next: Option<CrossAttentionWeights<'a>>,
+    /// Hypernetwork (stage Final).
+    pub hyper_mlp: Option<[LinearWeights<'a>; 3]>,
+    /// q after the step [batch, T, 256].
+    pub q_out: &'a mut [f32],
+    /// A_u [batch, 8·T, 256] (empty at stage Final, like the next three).
+    pub update_scores: &'a mut [f32],
+    /// c_u [batch, 8·T]
+    pub update_score_bias: &'a mut [f32],
+    /// V_u [batch, 8·T, 256]
+    pub update_values: &'a mut [f32],
+    /// A_a [batch, 8·T, 256]
+    pub attend_scores: &'a mut [f32],
+    /// [batch, T, 32] (stage Final).
+    pub hyper: &'a mut [f32],
+}

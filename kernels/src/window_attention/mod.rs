@@ -1,0 +1,9 @@
+//! The flagship: a whole Swin attention branch, norm to residual, window by window in the cache.
+
+pub mod cpu;
+mod spec;
+
+pub use spec::{
+    WindowAttentionOperands, WindowAttentionSpec, WindowCoreSpec, WindowGatherSpec, WindowKind, WindowPlan,
+    WindowScatterSpec,
+};
