@@ -1,7 +1,9 @@
 //! The compiler: model → graph → passes → plan. Pure: no files, no device, no clock.
 
+pub mod ir;
 mod manifest;
 mod spec;
+pub mod weights;
 
 pub use manifest::{TensorDecl, WeightSource, manifest};
 pub use spec::{Backbone, ModelSpec, Variant};
