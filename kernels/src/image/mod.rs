@@ -14,7 +14,5 @@
 mod cpu;
 mod spec;
 
-pub use cpu::{
-    ClassRegion, FaceWarp, LabelResizer, Resampler, WarpError, argmax_labels, blend_labels, class_regions,
-};
+pub use cpu::{ClassRegion, FaceWarp, LabelResizer, Resampler, WarpError, argmax_labels, blend_labels, class_regions};
 pub use spec::{BlendStyle, Layout, MEAN, RgbView, STANDARD_FACE_POINTS, STD, WARP_FACTOR, Window};

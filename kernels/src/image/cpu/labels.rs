@@ -6,10 +6,10 @@
 //!
 //! Work: argmax over h·w·T logits, then about (boundary share)·H·W·T multiply-adds; bytes: h·w·T·4 read, H·W written.
 
+use super::Tier;
+use crate::Context;
 use crate::context::{Disjoint, scratch_bytes};
 use crate::image::Window;
-use crate::Context;
-use super::Tier;
 
 /// Source pixels of one task of the argmax.
 const PIXELS_PER_TASK: usize = 4096;

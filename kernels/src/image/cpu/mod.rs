@@ -14,7 +14,7 @@ use crate::{Context, Isa};
 pub use blend::blend_labels;
 pub use labels::{LabelResizer, argmax_labels};
 pub use regions::{ClassRegion, class_regions};
-pub use resize::{Resampler};
+pub use resize::Resampler;
 pub use warp::{FaceWarp, WarpError};
 
 /// The code an instruction set runs here: what comes above AVX-512 has nothing for pixels, and NEON is what the compiler makes

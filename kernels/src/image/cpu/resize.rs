@@ -127,13 +127,7 @@ impl Resampler {
     ///
     /// # Panics
     /// If `source` is not of the size given to [`Resampler::new`] or `out` does not hold `3·width·height` values.
-    pub fn resize_normalise<T: Element>(
-        &self,
-        ctx: &mut Context,
-        source: RgbView<'_>,
-        layout: Layout,
-        out: &mut [T],
-    ) {
+    pub fn resize_normalise<T: Element>(&self, ctx: &mut Context, source: RgbView<'_>, layout: Layout, out: &mut [T]) {
         let (width, height) = self.target;
         assert_eq!(out.len(), 3 * width * height, "input of {width}×{height}");
         let table = normalisation_table::<T>();

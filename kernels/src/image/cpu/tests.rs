@@ -146,8 +146,8 @@ fn a_window_is_resized_as_its_copy_would_be() {
         let view = RgbView::new(&source, width, height).window(window);
         let copy: Vec<u8> = (0..window.height).flat_map(|y| view.row(y).to_vec()).collect();
         for mut ctx in ways() {
-            let resampler = Resampler::new((window.width, window.height), (16, 12), simd);
-            let expected = resampler.resize(RgbView::new(&copy, window.width, window.height), &serial);
+            let resampler = Resampler::new((window.width, window.height), (16, 12));
+            let expected = resampler.resize(&mut ctx, RgbView::new(&copy, window.width, window.height));
             assert_eq!(resampler.resize(&mut ctx, view), expected, "{:?} {window:?}", ctx.isa());
         }
     }
@@ -229,17 +229,15 @@ fn labels_at_another_size_are_the_argmax_of_the_interpolated_logits() {
             let expected: Vec<(u8, f64)> =
                 (0..to.0 * to.1).map(|i| plain_label(&logits, from, classes, to, i % to.0, i / to.0)).collect();
             for mut ctx in ways() {
-                {
-                    let mut labels = vec![255; to.0 * to.1];
-                    let resizer = LabelResizer::new(from, to, classes);
-                    resizer.run(&mut ctx, &logits, &mut labels, to.0, Window::whole(to.0, to.1));
-                    for (index, (&label, &(expected, margin))) in labels.iter().zip(&expected).enumerate() {
-                        assert!(
-                            label == expected || margin < 1e-4,
-                            "{:?} {from:?} to {to:?}, {classes} classes, pixel {index}: {label}, not {expected}",
-ctx.isa()
-                        );
-                    }
+                let mut labels = vec![255; to.0 * to.1];
+                let resizer = LabelResizer::new(from, to, classes);
+                resizer.run(&mut ctx, &logits, &mut labels, to.0, Window::whole(to.0, to.1));
+                for (index, (&label, &(expected, margin))) in labels.iter().zip(&expected).enumerate() {
+                    assert!(
+                        label == expected || margin < 1e-4,
+                        "{:?} {from:?} to {to:?}, {classes} classes, pixel {index}: {label}, not {expected}",
+                        ctx.isa()
+                    );
                 }
             }
         }
@@ -390,14 +388,12 @@ fn warp_and_unwarp_follow_their_formulas() {
                 })
                 .collect();
             for mut ctx in ways() {
-                {
-                    let mut out = vec![9.0; source.len()];
-                    warp.warp(&mut ctx, &source, channels, &mut out);
-                    check(&out, &plain_warp(&source, channels, &landmarks, size, size, false), "warp");
-                    out.fill(9.0);
-                    warp.unwarp(&mut ctx, &source, channels, &mut out);
-                    check(&out, &plain_warp(&source, channels, &landmarks, size, size, true), "unwarp");
-                }
+                let mut out = vec![9.0; source.len()];
+                warp.warp(&mut ctx, &source, channels, &mut out);
+                check(&out, &plain_warp(&source, channels, &landmarks, size, size, false), "warp");
+                out.fill(9.0);
+                warp.unwarp(&mut ctx, &source, channels, &mut out);
+                check(&out, &plain_warp(&source, channels, &landmarks, size, size, true), "unwarp");
             }
         }
     }
