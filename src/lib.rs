@@ -1,2 +1,8 @@
 //! SegFace face parsing as a compiler.
+
+mod error;
+pub mod files;
+pub mod weights;
+
+pub use error::Error;
 pub use segface_codegen::{Backbone, ModelSpec, Variant};

@@ -1,2 +1,43 @@
 //! The command line.
-fn main() {}
+
+mod commands;
+
+use clap::{Parser, Subcommand};
+use std::{error::Error as _, process::ExitCode};
+
+/// SegFace face parsing: masks of hair, skin, eyes, lips... from photos of faces.
+#[derive(Parser)]
+#[command(version, about, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Convert(commands::convert::ConvertArgs),
+    Inspect(commands::inspect::InspectArgs),
+    Download(commands::download::DownloadArgs),
+}
+
+fn main() -> ExitCode {
+    let log = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into());
+    tracing_subscriber::fmt().with_env_filter(log).with_writer(std::io::stderr).init();
+    let done = match Cli::parse().command {
+        Command::Convert(args) => commands::convert::run(args),
+        Command::Inspect(args) => commands::inspect::run(args),
+        Command::Download(args) => commands::download::run(args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            let mut cause = error.source();
+            while let Some(error) = cause {
+                eprintln!("  because: {error}");
+                cause = error.source();
+            }
+            ExitCode::FAILURE
+        }
+    }
+}

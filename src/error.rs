@@ -1,0 +1,19 @@
+//! The crate's error.
+
+use crate::weights::WeightsError;
+
+/// Why a command could not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Weights could not be read, recognised, checked, fetched or written.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// The operating system refused.
+    #[error("cannot {action}")]
+    Io {
+        /// What was tried, e.g. `write to standard output`.
+        action: String,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+}

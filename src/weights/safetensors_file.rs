@@ -1,0 +1,81 @@
+//! Reading and writing safetensors files.
+//!
+//! Layout: u64 header length, a JSON header (name → dtype, shape, byte range; `__metadata__` → strings), then the data.
+//! The reader leans on the `safetensors` crate, which refuses overlaps, holes and ranges outside the file. The writer is our
+//! own because the crate's orders metadata by a random hash: the same weights must give the same bytes.
+
+use super::{
+    DType, Tensor, WeightsError,
+    tensor::{Bytes, shape_name},
+};
+use safetensors::SafeTensors;
+use serde_json::{Map, Value, json};
+use std::{
+    cmp::Reverse,
+    collections::BTreeMap,
+    io::{self, Write},
+};
+
+/// Tensors by name, and the metadata beside them.
+pub(super) type Contents = (BTreeMap<String, Tensor>, BTreeMap<String, String>);
+
+/// The header is padded with spaces to this, so that the data of a mapped file is aligned for every element type.
+const ALIGNMENT: usize = 64;
+
+pub(super) fn read(file: &str, bytes: &Bytes) -> Result<Contents, WeightsError> {
+    let broken = |reason: String| WeightsError::Safetensors { file: file.into(), reason };
+    let (header_len, header) = SafeTensors::read_metadata(bytes.as_slice()).map_err(|e| broken(e.to_string()))?;
+    let data_start = size_of::<u64>() + header_len;
+    let mut tensors = BTreeMap::new();
+    let mut unsupported = Vec::new();
+    for (name, info) in header.tensors() {
+        let Some(dtype) = DType::ALL.into_iter().find(|d| d.safetensors_name() == info.dtype.to_string()) else {
+            unsupported.push(format!("`{name}` ({})", info.dtype));
+            continue;
+        };
+        let range = data_start + info.data_offsets.0..data_start + info.data_offsets.1;
+        let tensor = Tensor::new(dtype, info.shape.clone(), bytes.clone(), range).ok_or_else(|| {
+            broken(format!("`{name}` of shape {} does not fit its byte range", shape_name(&info.shape)))
+        })?;
+        tensors.insert(name, tensor);
+    }
+    if !unsupported.is_empty() {
+        unsupported.sort();
+        let names: Vec<_> = DType::ALL.iter().map(|d| d.safetensors_name()).collect();
+        return Err(broken(format!(
+            "these tensors have element types that are not read (those read are {}): {}",
+            names.join(", "),
+            unsupported.join(", ")
+        )));
+    }
+    let metadata = header.metadata().clone().unwrap_or_default().into_iter().collect();
+    Ok((tensors, metadata))
+}
+
+/// Writes tensors and metadata; the same arguments always give the same bytes.
+pub(super) fn write(
+    out: &mut dyn Write,
+    tensors: &BTreeMap<String, Tensor>,
+    metadata: &BTreeMap<String, String>,
+) -> io::Result<()> {
+    // Wide elements first keep every tensor aligned to its own element size.
+    let mut order: Vec<_> = tensors.iter().collect();
+    order.sort_by_key(|(name, tensor)| (Reverse(tensor.dtype().size()), *name));
+    let mut header = Map::new();
+    header.insert("__metadata__".into(), json!(metadata));
+    let mut end = 0;
+    for (name, tensor) in &order {
+        let start = end;
+        end += tensor.bytes().len();
+        header.insert(
+            (*name).clone(),
+            json!({ "dtype": tensor.dtype().safetensors_name(), "shape": tensor.shape(), "data_offsets": [start, end] }),
+        );
+    }
+    let mut header = serde_json::to_vec(&Value::Object(header))?;
+    let padded = (size_of::<u64>() + header.len()).next_multiple_of(ALIGNMENT) - size_of::<u64>();
+    header.resize(padded, b' ');
+    out.write_all(&(header.len() as u64).to_le_bytes())?;
+    out.write_all(&header)?;
+    order.iter().try_for_each(|(_, tensor)| out.write_all(tensor.bytes()))
+}

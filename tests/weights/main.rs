@@ -1,0 +1,1 @@
+//! Weights from the outside: files as users have them, good and bad.
