@@ -1,0 +1,38 @@
+//! torchvision's ConvNeXt; widths come with the tensors.
+
+use crate::{Error, conv::conv, depthwise::depthwise, gemm::Activation, mlp::mlp, weights::Scope};
+use tch::Tensor;
+
+const NORM_EPS: f64 = 1e-6;
+
+/// Taps are the stages' outputs.
+pub(super) fn taps(scope: &Scope, x: &Tensor, depths: [i64; 4]) -> Result<[Tensor; 4], Error> {
+    let features = scope.at(0);
+    let stem = features.at(0);
+    let x = conv(x, &stem.at(0).tensor("weight")?, Some(&stem.at(0).tensor("bias")?), 4, 0);
+    let mut x = stem.at(1).layer_norm_2d(&x, NORM_EPS)?;
+
+    let mut taps = Vec::new();
+    for (stage, depth) in depths.into_iter().enumerate() {
+        if stage > 0 {
+            let downsample = features.at(2 * stage);
+            let normed = downsample.at(0).layer_norm_2d(&x, NORM_EPS)?;
+            let layer = downsample.at(1).linear()?;
+            x = conv(&normed, &layer.weight, Some(&layer.bias), 2, 0);
+        }
+        for index in 0..depth {
+            x = block(&features.at(2 * stage + 1).at(index), &x)?;
+        }
+        taps.push(x.shallow_clone());
+    }
+    Ok(taps.try_into().expect("four stages"))
+}
+
+/// x + layer_scale ⊙ MLP(LN(depthwise 7×7(x)))
+fn block(scope: &Scope, x: &Tensor) -> Result<Tensor, Error> {
+    let inner = scope.at("block");
+    let y = depthwise(x, &inner.at(0).tensor("weight")?, Some(&inner.at(0).tensor("bias")?), 1);
+    let y = inner.at(2).layer_norm(&y.permute([0, 2, 3, 1]), NORM_EPS)?;
+    let y = mlp(&y, &[inner.at(3).linear()?, inner.at(5).linear()?], Activation::Gelu);
+    Ok(x + y.permute([0, 3, 1, 2]) * scope.tensor("layer_scale")?)
+}

@@ -1,0 +1,67 @@
+//! torchvision's `efficientnet_v2_m`; widths come with the tensors.
+
+use super::conv_norm;
+use crate::{
+    Error,
+    gemm::Activation::{Identity, Sigmoid, Silu},
+    squeeze_excite::squeeze_excite,
+    weights::Scope,
+};
+use tch::Tensor;
+
+const NORM_EPS: f64 = 1e-3;
+
+#[derive(Clone, Copy)]
+enum Kind {
+    /// 3×3 convolution only.
+    FusedPlain,
+    /// 3×3 convolution that expands, 1×1 projection.
+    Fused,
+    /// 1×1 expansion, depthwise 3×3, squeeze-excite, 1×1 projection.
+    MobileNet,
+}
+
+/// Blocks, how many, and the stride of the first: `features` 1 to 7.
+const STAGES: [(Kind, i64, i64); 7] = [
+    (Kind::FusedPlain, 3, 1),
+    (Kind::Fused, 5, 2),
+    (Kind::Fused, 5, 2),
+    (Kind::MobileNet, 7, 2),
+    (Kind::MobileNet, 14, 1),
+    (Kind::MobileNet, 18, 2),
+    (Kind::MobileNet, 5, 1),
+];
+
+/// Taps are the outputs of `features` 2, 3, 5 and 8, the last a 1×1 convolution to 1280 channels.
+pub(super) fn taps(scope: &Scope, x: &Tensor) -> Result<[Tensor; 4], Error> {
+    let mut x = conv_norm(&scope.at(0), x, 2, Silu, NORM_EPS)?;
+    let mut taps = Vec::new();
+    for (stage, (kind, depth, first_stride)) in (1..).zip(STAGES) {
+        for index in 0..depth {
+            let stride = if index == 0 { first_stride } else { 1 };
+            let y = block(&scope.at(stage).at(index).at("block"), &x, kind, stride)?;
+            x = if y.size() == x.size() { x + y } else { y };
+        }
+        if [2, 3, 5].contains(&stage) {
+            taps.push(x.shallow_clone());
+        }
+    }
+    taps.push(conv_norm(&scope.at(8), &x, 1, Silu, NORM_EPS)?);
+    Ok(taps.try_into().expect("four taps"))
+}
+
+fn block(scope: &Scope, x: &Tensor, kind: Kind, stride: i64) -> Result<Tensor, Error> {
+    match kind {
+        Kind::FusedPlain => conv_norm(&scope.at(0), x, stride, Silu, NORM_EPS),
+        Kind::Fused => {
+            let y = conv_norm(&scope.at(0), x, stride, Silu, NORM_EPS)?;
+            conv_norm(&scope.at(1), &y, 1, Identity, NORM_EPS)
+        }
+        Kind::MobileNet => {
+            let y = conv_norm(&scope.at(0), x, 1, Silu, NORM_EPS)?;
+            let y = conv_norm(&scope.at(1), &y, stride, Silu, NORM_EPS)?;
+            let y = squeeze_excite(&y, &scope.at(2).squeeze_excite()?, Silu, Sigmoid);
+            conv_norm(&scope.at(3), &y, 1, Identity, NORM_EPS)
+        }
+    }
+}

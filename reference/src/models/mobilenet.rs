@@ -1,0 +1,73 @@
+//! torchvision's `mobilenet_v3_large`; widths come with the tensors.
+
+use super::conv_norm;
+use crate::{
+    Error,
+    gemm::Activation::{self, HardSigmoid, HardSwish, Identity, Relu},
+    squeeze_excite::squeeze_excite,
+    weights::Scope,
+};
+use tch::Tensor;
+
+const NORM_EPS: f64 = 1e-3;
+
+/// One inverted residual block: expand 1×1, depthwise k×k, squeeze-excite, project 1×1.
+struct Block {
+    expands: bool,
+    squeezes: bool,
+    activation: Activation,
+    stride: i64,
+    residual: bool,
+}
+
+const fn block(expands: bool, squeezes: bool, activation: Activation, stride: i64, residual: bool) -> Block {
+    Block { expands, squeezes, activation, stride, residual }
+}
+
+/// `features` 1 to 15.
+const BLOCKS: [Block; 15] = [
+    block(false, false, Relu, 1, true),
+    block(true, false, Relu, 2, false),
+    block(true, false, Relu, 1, true),
+    block(true, true, Relu, 2, false),
+    block(true, true, Relu, 1, true),
+    block(true, true, Relu, 1, true),
+    block(true, false, HardSwish, 2, false),
+    block(true, false, HardSwish, 1, true),
+    block(true, false, HardSwish, 1, true),
+    block(true, false, HardSwish, 1, true),
+    block(true, true, HardSwish, 1, false),
+    block(true, true, HardSwish, 1, true),
+    block(true, true, HardSwish, 2, false),
+    block(true, true, HardSwish, 1, true),
+    block(true, true, HardSwish, 1, true),
+];
+
+/// Taps are the outputs of `features` 3, 6, 12 and 16, the last a 1×1 convolution to 960 channels.
+pub(super) fn taps(scope: &Scope, x: &Tensor) -> Result<[Tensor; 4], Error> {
+    let mut x = conv_norm(&scope.at(0), x, 2, HardSwish, NORM_EPS)?;
+    let mut taps = Vec::new();
+    for (index, block) in (1..).zip(&BLOCKS) {
+        x = inverted_residual(&scope.at(index).at("block"), &x, block)?;
+        if [3, 6, 12].contains(&index) {
+            taps.push(x.shallow_clone());
+        }
+    }
+    taps.push(conv_norm(&scope.at(16), &x, 1, HardSwish, NORM_EPS)?);
+    Ok(taps.try_into().expect("four taps"))
+}
+
+fn inverted_residual(scope: &Scope, x: &Tensor, block: &Block) -> Result<Tensor, Error> {
+    let mut y = x.shallow_clone();
+    let mut index = 0..;
+    let mut next = || scope.at(index.next().expect("endless"));
+    if block.expands {
+        y = conv_norm(&next(), &y, 1, block.activation, NORM_EPS)?;
+    }
+    y = conv_norm(&next(), &y, block.stride, block.activation, NORM_EPS)?;
+    if block.squeezes {
+        y = squeeze_excite(&y, &next().squeeze_excite()?, Relu, HardSigmoid);
+    }
+    y = conv_norm(&next(), &y, 1, Identity, NORM_EPS)?;
+    Ok(if block.residual { x + y } else { y })
+}

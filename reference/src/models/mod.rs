@@ -1,0 +1,48 @@
+//! The published networks: torchvision's backbones and SegFace's decoder.
+
+mod convnext;
+pub(crate) mod decoder;
+mod efficientnet;
+mod mobilenet;
+mod resnet;
+mod swin;
+
+use crate::{Error, conv::conv, depthwise::depthwise, gemm::Activation, weights::Scope};
+use segface_codegen::Backbone;
+use tch::Tensor;
+
+/// The four taps [N, C, h, w] of `backbone` on `x` [N, 3, H, W], strides 4, 8, 16, 32.
+pub(crate) fn taps(backbone: Backbone, root: &Scope, x: &Tensor) -> Result<[Tensor; 4], Error> {
+    let scope = root.at("backbone");
+    match backbone {
+        Backbone::SwinBase => swin::taps(&scope, x, &swin::SWIN_B),
+        Backbone::SwinV2Base => swin::taps(&scope, x, &swin::SWIN_V2_B),
+        Backbone::SwinV2Small => swin::taps(&scope, x, &swin::SWIN_V2_S),
+        Backbone::SwinV2Tiny => swin::taps(&scope, x, &swin::SWIN_V2_T),
+        Backbone::ConvNextBase | Backbone::ConvNextSmall => convnext::taps(&scope, x, [3, 3, 27, 3]),
+        Backbone::ConvNextTiny => convnext::taps(&scope, x, [3, 3, 9, 3]),
+        Backbone::ResNet => resnet::taps(&scope, x),
+        Backbone::MobileNet => mobilenet::taps(&scope, x),
+        Backbone::EfficientNet => efficientnet::taps(&scope, x),
+    }
+}
+
+/// The smallest height and width for which none of the taps of `backbone` is empty: padded convolutions and padded
+/// patch merging round up, ConvNeXt's unpadded ones round down.
+pub(crate) fn least_side(backbone: Backbone) -> i64 {
+    match backbone {
+        Backbone::SwinBase | Backbone::SwinV2Base | Backbone::SwinV2Small | Backbone::SwinV2Tiny => 4,
+        Backbone::ConvNextBase | Backbone::ConvNextSmall | Backbone::ConvNextTiny => 32,
+        Backbone::ResNet | Backbone::MobileNet | Backbone::EfficientNet => 1,
+    }
+}
+
+/// torchvision's `Conv2dNormActivation`: a convolution without bias padded by (k − 1)/2 (depthwise if its filters have
+/// one channel), batch norm, activation.
+fn conv_norm(scope: &Scope, x: &Tensor, stride: i64, activation: Activation, eps: f64) -> Result<Tensor, Error> {
+    let weight = scope.at(0).tensor("weight")?;
+    let (_, depth, side, _) = weight.size4().expect("a filter is [out, in, k, k]");
+    let y =
+        if depth == 1 { depthwise(x, &weight, None, stride) } else { conv(x, &weight, None, stride, (side - 1) / 2) };
+    Ok(activation.apply(&scope.at(1).batch_norm(&y, eps)?))
+}

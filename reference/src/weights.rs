@@ -1,0 +1,118 @@
+//! Weights by published name, as tensors of one kind.
+
+use crate::{
+    Error,
+    conv::{self, BatchNorm},
+    layer_norm,
+    mlp::Linear,
+    squeeze_excite::SqueezeExcite,
+    token_attention::Norm,
+};
+use segface_codegen::WeightSource;
+use std::{cell::RefCell, collections::HashMap, fmt};
+use tch::{Kind, Tensor};
+
+/// Converts what a source holds to one kind, once.
+pub(crate) struct Store<'a> {
+    source: &'a dyn WeightSource,
+    kind: Kind,
+    converted: RefCell<HashMap<String, Tensor>>,
+}
+
+impl fmt::Debug for Store<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("kind", &self.kind).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Store<'a> {
+    pub(crate) fn new(source: &'a dyn WeightSource, kind: Kind) -> Self {
+        Store { source, kind, converted: RefCell::default() }
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The scope that holds every tensor.
+    pub(crate) fn root(&self) -> Scope<'_> {
+        Scope { store: self, path: String::new() }
+    }
+
+    fn tensor(&self, name: String) -> Result<Tensor, Error> {
+        if let Some(tensor) = self.converted.borrow().get(&name) {
+            return Ok(tensor.shallow_clone());
+        }
+        let Some((shape, values)) = self.source.tensor(&name) else {
+            return Err(Error::Missing(name));
+        };
+        let shape: Vec<i64> = shape.iter().map(|&n| n as i64).collect();
+        let tensor = Tensor::from_slice(&values).view(shape.as_slice()).to_kind(self.kind);
+        self.converted.borrow_mut().insert(name, tensor.shallow_clone());
+        Ok(tensor)
+    }
+}
+
+/// The tensors whose names begin with a path, as a module of the published network sees them.
+pub(crate) struct Scope<'s> {
+    store: &'s Store<'s>,
+    path: String,
+}
+
+impl Scope<'_> {
+    /// The submodule `name`.
+    pub(crate) fn at(&self, name: impl fmt::Display) -> Scope<'_> {
+        Scope { store: self.store, path: format!("{}{name}.", self.path) }
+    }
+
+    /// The kind everything is computed in.
+    pub(crate) fn kind(&self) -> Kind {
+        self.store.kind
+    }
+
+    /// The tensor `name` of this module.
+    pub(crate) fn tensor(&self, name: &str) -> Result<Tensor, Error> {
+        self.store.tensor(format!("{}{name}", self.path))
+    }
+
+    /// This module as a linear layer with bias.
+    pub(crate) fn linear(&self) -> Result<Linear, Error> {
+        Ok(Linear { weight: self.tensor("weight")?, bias: self.tensor("bias")? })
+    }
+
+    /// This module as a layer norm of the decoder.
+    pub(crate) fn norm(&self) -> Result<Norm, Error> {
+        Ok(Norm { weight: self.tensor("weight")?, bias: self.tensor("bias")? })
+    }
+
+    /// This module, a layer norm, on the last axis of `x`.
+    pub(crate) fn layer_norm(&self, x: &Tensor, eps: f64) -> Result<Tensor, Error> {
+        Ok(layer_norm::layer_norm(x, &self.tensor("weight")?, &self.tensor("bias")?, eps))
+    }
+
+    /// This module, a layer norm, on the channels of `x` [N, C, H, W].
+    pub(crate) fn layer_norm_2d(&self, x: &Tensor, eps: f64) -> Result<Tensor, Error> {
+        Ok(layer_norm::layer_norm_2d(x, &self.tensor("weight")?, &self.tensor("bias")?, eps))
+    }
+
+    /// This module, a batch norm, on `x` [N, C, H, W].
+    pub(crate) fn batch_norm(&self, x: &Tensor, eps: f64) -> Result<Tensor, Error> {
+        let p = BatchNorm {
+            weight: self.tensor("weight")?,
+            bias: self.tensor("bias")?,
+            running_mean: self.tensor("running_mean")?,
+            running_var: self.tensor("running_var")?,
+        };
+        Ok(conv::batch_norm(x, &p, eps))
+    }
+
+    /// This module as the gate of a squeeze-excite.
+    pub(crate) fn squeeze_excite(&self) -> Result<SqueezeExcite, Error> {
+        Ok(SqueezeExcite {
+            fc1_weight: self.tensor("fc1.weight")?,
+            fc1_bias: self.tensor("fc1.bias")?,
+            fc2_weight: self.tensor("fc2.weight")?,
+            fc2_bias: self.tensor("fc2.bias")?,
+        })
+    }
+}
