@@ -1,70 +1,53 @@
-//! Matrix product and what may follow it: `norm(residual + scale ⊙ act(x·Wᵀ + b))`.
+//! Matrix product and what may follow it.
 
+use crate::{elementwise::activate, layer_norm::layer_norm};
+use segface_kernels::Act;
 use tch::Tensor;
-
-/// A function applied to each element.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Activation {
-    /// `x`
-    Identity,
-    /// `max(x, 0)`
-    Relu,
-    /// `x·Φ(x)` with the exact normal distribution function (erf), not the tanh approximation.
-    Gelu,
-    /// `x·sigmoid(x)`
-    Silu,
-    /// `x·relu6(x + 3)/6`
-    HardSwish,
-    /// `1/(1 + e^−x)`
-    Sigmoid,
-    /// `relu6(x + 3)/6`
-    HardSigmoid,
-}
-
-impl Activation {
-    /// Applies the function to each element of `x`, any shape.
-    pub fn apply(self, x: &Tensor) -> Tensor {
-        match self {
-            Activation::Identity => x.shallow_clone(),
-            Activation::Relu => x.relu(),
-            Activation::Gelu => x.gelu("none"),
-            Activation::Silu => x.silu(),
-            Activation::HardSwish => x.hardswish(),
-            Activation::Sigmoid => x.sigmoid(),
-            Activation::HardSigmoid => x.hardsigmoid(),
-        }
-    }
-}
 
 /// `x·Wᵀ + b`: `x` [..., in], `weight` [out, in], `bias` [out].
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
     x.linear(weight, bias)
 }
 
-/// What follows the product, in the order it is applied. Absent parts are skipped.
+/// What follows a product, in the order of the fields; absent parts are skipped. Channels are the last axis.
 #[derive(Debug, Default)]
 pub struct Epilogue<'a> {
-    /// [out], added to the product.
+    /// [out], added.
     pub bias: Option<&'a Tensor>,
     /// Applied after the bias.
-    pub activation: Option<Activation>,
-    /// [out], multiplied in after the activation (ConvNeXt's layer scale).
+    pub act: Act,
+    /// [out], multiplied in (ConvNeXt's layer scale).
     pub scale: Option<&'a Tensor>,
-    /// Same shape as the result, added after the scale.
+    /// γ and β [out] and ε of a layer norm (Swin V2's post-norm).
+    pub norm: Option<(&'a Tensor, &'a Tensor, f64)>,
+    /// The product's shape, added.
     pub residual: Option<&'a Tensor>,
+    /// Applied last (ResNet).
+    pub act_after: Act,
 }
 
-/// `residual + scale ⊙ act(x·Wᵀ + b)`: `x` [..., in], `weight` [out, in], result [..., out].
+impl Epilogue<'_> {
+    /// `y` [..., out] is the bare product.
+    pub fn apply(&self, y: &Tensor) -> Tensor {
+        let mut y = y.shallow_clone();
+        if let Some(bias) = self.bias {
+            y = &y + bias;
+        }
+        y = activate(self.act, &y);
+        if let Some(scale) = self.scale {
+            y = &y * scale;
+        }
+        if let Some((weight, bias, eps)) = self.norm {
+            y = layer_norm(&y, weight, bias, eps);
+        }
+        if let Some(residual) = self.residual {
+            y = residual + &y;
+        }
+        activate(self.act_after, &y)
+    }
+}
+
+/// `epilogue(x·Wᵀ)`: `x` [..., in], `weight` [out, in], result [..., out].
 pub fn gemm(x: &Tensor, weight: &Tensor, epilogue: &Epilogue) -> Tensor {
-    let mut y = linear(x, weight, epilogue.bias);
-    if let Some(activation) = epilogue.activation {
-        y = activation.apply(&y);
-    }
-    if let Some(scale) = epilogue.scale {
-        y = y * scale;
-    }
-    if let Some(residual) = epilogue.residual {
-        y = residual + y;
-    }
-    y
+    epilogue.apply(&linear(x, weight, None))
 }

@@ -7,8 +7,10 @@
 //!
 //! Operators panic on shapes they cannot take, as tch does; [`Model`] checks what it is given and returns [`Error`].
 
+pub mod attention;
 pub mod conv;
 pub mod depthwise;
+pub mod elementwise;
 pub mod gemm;
 pub mod image;
 pub mod layer_norm;
@@ -16,6 +18,7 @@ pub mod mask_head;
 pub mod mlp;
 pub mod mlp_fusion;
 pub mod patch_merge;
+pub mod resample;
 pub mod squeeze_excite;
 pub mod token_attention;
 pub mod window_attention;

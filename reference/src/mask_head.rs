@@ -1,10 +1,11 @@
 //! From image tokens and class tokens to logits and labels.
 
 use crate::{
-    gemm::Activation,
+    elementwise::activate,
     layer_norm::layer_norm_2d,
     mlp::{Linear, mlp},
 };
+use segface_kernels::Act;
 use tch::Tensor;
 
 /// Weights of the upscaling path and of the hypernetwork.
@@ -34,9 +35,9 @@ pub fn mask_head(image: &Tensor, tokens: &Tensor, p: &MaskHead) -> Tensor {
         x.conv_transpose2d(weight, Some(bias), [2, 2], [0, 0], [0, 0], 1, [1, 1])
     };
     let x = layer_norm_2d(&up(image, &p.up1_weight, &p.up1_bias), &p.norm_weight, &p.norm_bias, 1e-6);
-    let x = up(&Activation::Gelu.apply(&x), &p.up2_weight, &p.up2_bias);
-    let upscaled = Activation::Gelu.apply(&x);
-    let masks = mlp(tokens, &p.hypernetwork, Activation::Relu);
+    let x = up(&activate(Act::Gelu, &x), &p.up2_weight, &p.up2_bias);
+    let upscaled = activate(Act::Gelu, &x);
+    let masks = mlp(tokens, &p.hypernetwork, Act::Relu);
     let (_, _, height, width) = upscaled.size4().expect("the upscaled map is [N, 32, H, W]");
     masks.matmul(&upscaled.flatten(2, 3)).unflatten(2, [height, width])
 }

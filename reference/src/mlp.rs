@@ -1,6 +1,7 @@
 //! Multi-layer perceptrons: linear layers with an activation between, none at the end.
 
-use crate::gemm::{Activation, linear};
+use crate::{elementwise::activate, gemm::linear};
+use segface_kernels::Act;
 use tch::Tensor;
 
 /// Weight [out, in] and bias [out] of one layer.
@@ -21,8 +22,8 @@ impl Linear {
 
 /// `x` [..., in] through every layer. Transformer blocks: two layers, GELU. Class tokens: two layers, ReLU.
 /// The hypernetwork of the mask head: three layers, ReLU.
-pub fn mlp(x: &Tensor, layers: &[Linear], activation: Activation) -> Tensor {
+pub fn mlp(x: &Tensor, layers: &[Linear], activation: Act) -> Tensor {
     let (last, hidden) = layers.split_last().expect("an MLP has a layer");
-    let hidden = hidden.iter().fold(x.shallow_clone(), |x, layer| activation.apply(&layer.apply(&x)));
+    let hidden = hidden.iter().fold(x.shallow_clone(), |x, layer| activate(activation, &layer.apply(&x)));
     last.apply(&hidden)
 }

@@ -1,6 +1,6 @@
 //! SegFace's MLP fusion, as published: project each tap, upsample, concatenate, mix (SEGFACE.md 3).
 
-use crate::mlp::Linear;
+use crate::{mlp::Linear, resample::bilinear};
 use tch::Tensor;
 
 /// The fused map [N, 256, h, w] at the size of the first tap.
@@ -16,14 +16,9 @@ pub fn mlp_fusion(taps: &[Tensor; 4], projections: &[Linear; 4], fuse: &Tensor) 
             let (_, _, h, w) = tap.size4().expect("a tap is [N, C, h, w]");
             let tokens = projection.apply(&tap.flatten(2, 3).transpose(1, 2));
             let map = tokens.transpose(1, 2).unflatten(2, [h, w]);
-            upsample(&map, height, width)
+            bilinear(&map, height, width)
         })
         .collect();
     maps.reverse();
     crate::conv::conv(&Tensor::cat(&maps, 1), fuse, None, 1, 0)
-}
-
-/// Bilinear resampling of [N, C, h, w] to `height`×`width`, pixel centres aligned (`align_corners=False`), no antialias.
-pub fn upsample(x: &Tensor, height: i64, width: i64) -> Tensor {
-    x.upsample_bilinear2d([height, width], false, None, None)
 }

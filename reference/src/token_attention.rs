@@ -1,6 +1,6 @@
 //! Attention between class tokens and image tokens (SAM's two-way transformer).
 
-use crate::mlp::Linear;
+use crate::{attention::attention, mlp::Linear};
 use tch::Tensor;
 
 /// The four projections of one attention. Inside width D (256 for self-attention, 128 for cross-attention) is split
@@ -22,12 +22,9 @@ pub struct Attention {
 impl Attention {
     /// `out(softmax(q·kᵀ/√head) · v)`: `q` [N, Tq, 256], `k` and `v` [N, Tk, 256], result [N, Tq, 256].
     pub fn apply(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
-        let split = |x: Tensor| x.unflatten(-1, [self.heads, -1]).transpose(1, 2);
-        let (q, k, v) = (split(self.q.apply(q)), split(self.k.apply(k)), split(self.v.apply(v)));
-        let head = *q.size().last().expect("q is [N, heads, T, head]");
-        let scores = q.matmul(&k.transpose(-2, -1)) / (head as f64).sqrt();
-        let mixed = scores.softmax(-1, None).matmul(&v);
-        self.out.apply(&mixed.transpose(1, 2).flatten(2, 3))
+        let (q, k, v) = (self.q.apply(q), self.k.apply(k), self.v.apply(v));
+        let head = q.size()[2] / self.heads;
+        self.out.apply(&attention(&q, &k, &v, self.heads, (head as f64).powf(-0.5)))
     }
 }
 

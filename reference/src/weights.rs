@@ -2,7 +2,7 @@
 
 use crate::{
     Error,
-    conv::{self, BatchNorm},
+    elementwise::{BatchNorm, batch_norm},
     layer_norm,
     mlp::Linear,
     squeeze_excite::SqueezeExcite,
@@ -103,7 +103,7 @@ impl Scope<'_> {
             running_mean: self.tensor("running_mean")?,
             running_var: self.tensor("running_var")?,
         };
-        Ok(conv::batch_norm(x, &p, eps))
+        Ok(batch_norm(x, &p, eps))
     }
 
     /// This module as the gate of a squeeze-excite.

@@ -5,49 +5,22 @@
 //! luckier. The error is measured in two norms and both must pass: relative L2, which sees a systematic loss of accuracy,
 //! and the largest absolute error over the truth's root mean square, which sees a single wrong element.
 
+use segface_kernels::DType;
 use std::fmt;
 use tch::{Kind, Tensor};
 
 /// How much worse than libtorch in the same precision a result may be.
 const FACTOR: f64 = 2.0;
 
-/// What values and results are rounded to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Precision {
-    /// IEEE single.
-    F32,
-    /// bfloat16 in and out, f32 inside.
-    Bf16,
-}
-
-impl Precision {
-    /// Both.
-    pub const ALL: [Precision; 2] = [Precision::F32, Precision::Bf16];
-
-    /// libtorch's name of it.
-    pub fn kind(self) -> Kind {
-        match self {
-            Precision::F32 => Kind::Float,
-            Precision::Bf16 => Kind::BFloat16,
-        }
-    }
-
-    /// The largest relative error of rounding to it.
-    pub fn unit_roundoff(self) -> f64 {
-        match self {
-            Precision::F32 => 2f64.powi(-24),
-            Precision::Bf16 => 2f64.powi(-8),
-        }
-    }
-
-    /// The floor for a kernel that accumulates in f32 and rounds its result once.
-    ///
-    /// f32: four roundings, for elementary functions and orders of summation that differ from libtorch's. bf16: one.
-    pub fn floor(self) -> Floor {
-        match self {
-            Precision::F32 => Floor(4.0 * self.unit_roundoff()),
-            Precision::Bf16 => Floor(self.unit_roundoff()),
-        }
+/// libtorch's name of an element type.
+///
+/// # Panics
+/// For class ids, which no arithmetic is done in.
+pub fn kind(dtype: DType) -> Kind {
+    match dtype {
+        DType::F32 => Kind::Float,
+        DType::Bf16 => Kind::BFloat16,
+        DType::U8 => panic!("class ids are not a precision"),
     }
 }
 
@@ -55,6 +28,19 @@ impl Precision {
 /// truth's norm for L2, where it shrinks with the number of elements, as errors of rounding average out.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Floor(pub f64);
+
+impl Floor {
+    /// The floor for a kernel that accumulates in f32 and rounds its result once to `dtype`.
+    ///
+    /// f32: four roundings of 2⁻²⁴, for elementary functions and orders of summation that differ from libtorch's.
+    /// bf16: one of 2⁻⁸.
+    pub fn of(dtype: DType) -> Floor {
+        match kind(dtype) {
+            Kind::BFloat16 => Floor(2f64.powi(-8)),
+            _ => Floor(4.0 * 2f64.powi(-24)),
+        }
+    }
+}
 
 /// Errors of a result against the truth.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -83,6 +69,18 @@ impl Errors {
 /// Why a result was not accepted.
 #[derive(Debug)]
 pub struct Failure(String);
+
+impl Failure {
+    /// A failure other than a wrong value.
+    pub fn new(message: impl Into<String>) -> Failure {
+        Failure(message.into())
+    }
+
+    /// The same, said to have happened `at` some place.
+    pub fn at(self, place: impl fmt::Display) -> Failure {
+        Failure(format!("{place}: {}", self.0))
+    }
+}
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -198,4 +196,78 @@ pub fn label_flips(logits: &Tensor, truth: &Tensor) -> Flips {
     let margin = best.select(1, 0) - best.select(1, 1);
     let margin = margin.where_self(&flipped, &Tensor::zeros_like(&margin));
     Flips { count: flipped.sum(Kind::Int64).int64_value(&[]), widest_margin: margin.max().double_value(&[]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZE: usize = 1000;
+
+    /// A truth, libtorch's f32 rounding of it as the peer, and that peer's values.
+    fn problem() -> (Tensor, Tensor, Vec<f32>) {
+        let values: Vec<f64> = crate::seeded::uniform("judge").take(SIZE).map(|u| u / 3.0).collect();
+        let truth = Tensor::from_slice(&values).view([10, -1]);
+        let rounded: Vec<f32> = values.iter().map(|&v| v as f32).collect();
+        (truth.shallow_clone(), truth.to_kind(Kind::Float), rounded)
+    }
+
+    fn verdict(ours: &[f32]) -> Result<(Errors, Errors), Failure> {
+        let (truth, peer, _) = problem();
+        judge("problem", ours, &truth, &peer, Floor::of(DType::F32))
+    }
+
+    #[test]
+    fn the_peers_own_result_passes() {
+        let (own, peer) = verdict(&problem().2).expect("the same result");
+        assert_eq!(own, peer);
+        assert!(own.l2 > 0.0 && own.max >= own.l2);
+    }
+
+    #[test]
+    fn one_wrong_element_is_refused_and_shown() {
+        let (_, _, mut ours) = problem();
+        ours[517] += 2e-6;
+        let message = verdict(&ours).expect_err("an error of 2e-6 in f32").to_string();
+        assert!(message.contains("[5, 17]") && message.contains("largest / rms"), "{message}");
+    }
+
+    #[test]
+    fn a_small_error_everywhere_is_refused() {
+        let (_, _, ours) = problem();
+        let scaled: Vec<f32> = ours.iter().map(|v| v * (1.0 + 3e-7)).collect();
+        let message = verdict(&scaled).expect_err("a relative error of 3e-7 in f32").to_string();
+        assert!(message.contains("relative L2") && message.contains("FAILS"), "{message}");
+    }
+
+    #[test]
+    fn what_is_not_finite_or_misshapen_is_refused() {
+        let (_, _, mut ours) = problem();
+        assert!(verdict(&ours[1..]).is_err());
+        ours[123] = f32::NAN;
+        let message = verdict(&ours).expect_err("a NaN").to_string();
+        assert!(message.contains("[1, 23]"), "{message}");
+        ours[123] = f32::INFINITY;
+        assert!(verdict(&ours).is_err());
+    }
+
+    #[test]
+    fn rounding_to_bf16_once_passes_and_twice_the_roundings_do_not_hide_a_shift() {
+        let (truth, _, ours) = problem();
+        let peer = truth.to_kind(Kind::BFloat16);
+        let round = |f: f32| half::bf16::from_f32(f).to_f32();
+        let once: Vec<f32> = ours.iter().map(|&v| round(v)).collect();
+        assert!(judge("once", &once, &truth, &peer, Floor::of(DType::Bf16)).is_ok());
+        let shifted: Vec<f32> = ours.iter().map(|&v| round(v * 1.02)).collect();
+        assert!(judge("shifted", &shifted, &truth, &peer, Floor::of(DType::Bf16)).is_err());
+    }
+
+    #[test]
+    fn flips_are_counted_with_their_margin() {
+        let truth = Tensor::from_slice(&[1.0, 5.0, 2.0, 3.0]).view([1, 2, 1, 2]);
+        let same = label_flips(&truth, &truth);
+        assert_eq!((same.count, same.widest_margin), (0, 0.0));
+        let flipped = label_flips(&-&truth, &truth);
+        assert_eq!((flipped.count, flipped.widest_margin), (2, 2.0));
+    }
 }

@@ -5,7 +5,7 @@ use segface_codegen::{Backbone, ModelSpec, WeightSource};
 use std::{borrow::Cow, collections::HashMap, fs};
 
 /// `u(name, i)` in [−1, 1) for i = 0, 1, 2, …
-pub fn uniform(name: &str) -> impl Iterator<Item = f64> {
+pub fn uniform(name: &str) -> impl Iterator<Item = f64> + use<> {
     let start = fnv1a64(name);
     (0..).map(move |i| 2.0 * ((splitmix64(start.wrapping_add(i)) >> 40) as f64 / (1u64 << 24) as f64) - 1.0)
 }
@@ -17,7 +17,7 @@ fn splitmix64(x: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-fn fnv1a64(s: &str) -> u64 {
+pub(crate) fn fnv1a64(s: &str) -> u64 {
     s.bytes().fold(0xCBF2_9CE4_8422_2325, |h, byte| (h ^ u64::from(byte)).wrapping_mul(0x100_0000_01B3))
 }
 

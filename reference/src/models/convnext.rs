@@ -1,6 +1,7 @@
 //! torchvision's ConvNeXt; widths come with the tensors.
 
-use crate::{Error, conv::conv, depthwise::depthwise, gemm::Activation, mlp::mlp, weights::Scope};
+use crate::{Error, conv::conv, depthwise::depthwise, mlp::mlp, weights::Scope};
+use segface_kernels::Act;
 use tch::Tensor;
 
 const NORM_EPS: f64 = 1e-6;
@@ -33,6 +34,6 @@ fn block(scope: &Scope, x: &Tensor) -> Result<Tensor, Error> {
     let inner = scope.at("block");
     let y = depthwise(x, &inner.at(0).tensor("weight")?, Some(&inner.at(0).tensor("bias")?), 1);
     let y = inner.at(2).layer_norm(&y.permute([0, 2, 3, 1]), NORM_EPS)?;
-    let y = mlp(&y, &[inner.at(3).linear()?, inner.at(5).linear()?], Activation::Gelu);
+    let y = mlp(&y, &[inner.at(3).linear()?, inner.at(5).linear()?], Act::Gelu);
     Ok(x + y.permute([0, 3, 1, 2]) * scope.tensor("layer_scale")?)
 }

@@ -2,7 +2,6 @@
 
 use crate::{
     Error,
-    gemm::Activation,
     image::geometry,
     mask_head::{MaskHead, mask_head},
     mlp::mlp,
@@ -11,6 +10,7 @@ use crate::{
     weights::Scope,
 };
 use segface_codegen::Variant;
+use segface_kernels::Act;
 use std::f64::consts::PI;
 use tch::{Device, Tensor};
 
@@ -52,7 +52,7 @@ pub(crate) fn decode(root: &Scope, variant: Variant, fused: &Tensor) -> Result<(
         let to_image = attention(&layer.at("cross_attn_token_to_image"))?;
         tokens = token_to_image(&tokens, &token_pe, &image, &image_pe, &to_image, &layer.at("norm2").norm()?);
         let layers = [layer.at("mlp").at("lin1").linear()?, layer.at("mlp").at("lin2").linear()?];
-        tokens = layer.at("norm3").norm()?.apply(&(&tokens + mlp(&tokens, &layers, Activation::Relu)));
+        tokens = layer.at("norm3").norm()?.apply(&(&tokens + mlp(&tokens, &layers, Act::Relu)));
         let to_token = attention(&layer.at("cross_attn_image_to_token"))?;
         image = image_to_token(&tokens, &token_pe, &image, &image_pe, &to_token, &layer.at("norm4").norm()?);
     }

@@ -1,12 +1,8 @@
 //! torchvision's `efficientnet_v2_m`; widths come with the tensors.
 
 use super::conv_norm;
-use crate::{
-    Error,
-    gemm::Activation::{Identity, Sigmoid, Silu},
-    squeeze_excite::squeeze_excite,
-    weights::Scope,
-};
+use crate::{Error, squeeze_excite::squeeze_excite, weights::Scope};
+use segface_kernels::Act::{Identity, Sigmoid, Silu};
 use tch::Tensor;
 
 const NORM_EPS: f64 = 1e-3;

@@ -1,12 +1,8 @@
 //! torchvision's `mobilenet_v3_large`; widths come with the tensors.
 
 use super::conv_norm;
-use crate::{
-    Error,
-    gemm::Activation::{self, HardSigmoid, HardSwish, Identity, Relu},
-    squeeze_excite::squeeze_excite,
-    weights::Scope,
-};
+use crate::{Error, squeeze_excite::squeeze_excite, weights::Scope};
+use segface_kernels::Act::{self, HardSigmoid, HardSwish, Identity, Relu};
 use tch::Tensor;
 
 const NORM_EPS: f64 = 1e-3;
@@ -15,12 +11,12 @@ const NORM_EPS: f64 = 1e-3;
 struct Block {
     expands: bool,
     squeezes: bool,
-    activation: Activation,
+    activation: Act,
     stride: i64,
     residual: bool,
 }
 
-const fn block(expands: bool, squeezes: bool, activation: Activation, stride: i64, residual: bool) -> Block {
+const fn block(expands: bool, squeezes: bool, activation: Act, stride: i64, residual: bool) -> Block {
     Block { expands, squeezes, activation, stride, residual }
 }
 

@@ -7,8 +7,9 @@ mod mobilenet;
 mod resnet;
 mod swin;
 
-use crate::{Error, conv::conv, depthwise::depthwise, gemm::Activation, weights::Scope};
+use crate::{Error, conv::conv, depthwise::depthwise, elementwise::activate, weights::Scope};
 use segface_codegen::Backbone;
+use segface_kernels::Act;
 use tch::Tensor;
 
 /// The four taps [N, C, h, w] of `backbone` on `x` [N, 3, H, W], strides 4, 8, 16, 32.
@@ -37,12 +38,12 @@ pub(crate) fn least_side(backbone: Backbone) -> i64 {
     }
 }
 
-/// torchvision's `Conv2dNormActivation`: a convolution without bias padded by (k − 1)/2 (depthwise if its filters have
+/// torchvision's `Conv2dNormAct`: a convolution without bias padded by (k − 1)/2 (depthwise if its filters have
 /// one channel), batch norm, activation.
-fn conv_norm(scope: &Scope, x: &Tensor, stride: i64, activation: Activation, eps: f64) -> Result<Tensor, Error> {
+fn conv_norm(scope: &Scope, x: &Tensor, stride: i64, activation: Act, eps: f64) -> Result<Tensor, Error> {
     let weight = scope.at(0).tensor("weight")?;
     let (_, depth, side, _) = weight.size4().expect("a filter is [out, in, k, k]");
     let y =
         if depth == 1 { depthwise(x, &weight, None, stride) } else { conv(x, &weight, None, stride, (side - 1) / 2) };
-    Ok(activation.apply(&scope.at(1).batch_norm(&y, eps)?))
+    Ok(activate(activation, &scope.at(1).batch_norm(&y, eps)?))
 }

@@ -1,10 +1,6 @@
 //! torchvision's `resnet101` (V1.5: the stride sits on the 3×3 convolution).
 
-use crate::{
-    Error,
-    conv::{conv, max_pool_3x3},
-    weights::Scope,
-};
+use crate::{Error, conv::conv, resample::max_pool_3x3, weights::Scope};
 use tch::Tensor;
 
 const NORM_EPS: f64 = 1e-5;

@@ -3,12 +3,12 @@
 use crate::{
     Error,
     conv::conv,
-    gemm::Activation,
     mlp::mlp,
     patch_merge::{patch_merge_v1, patch_merge_v2},
     weights::Scope,
     window_attention::{Scores, WindowAttention, mlp_bias, table_bias},
 };
+use segface_kernels::Act;
 use tch::Tensor;
 
 const NORM_EPS: f64 = 1e-5;
@@ -68,11 +68,11 @@ fn block(scope: &Scope, x: &Tensor, swin: &Swin, heads: i64, shifted: bool) -> R
     match swin.version {
         Version::V1 => {
             let x = x + attention.apply(&norm1(x)?);
-            Ok(&x + mlp(&norm2(&x)?, &layers, Activation::Gelu))
+            Ok(&x + mlp(&norm2(&x)?, &layers, Act::Gelu))
         }
         Version::V2 => {
             let x = x + norm1(&attention.apply(x))?;
-            Ok(&x + norm2(&mlp(&x, &layers, Activation::Gelu))?)
+            Ok(&x + norm2(&mlp(&x, &layers, Act::Gelu))?)
         }
     }
 }
