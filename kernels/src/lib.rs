@@ -10,6 +10,7 @@ pub mod dtype;
 pub mod epilogue;
 pub mod isa;
 pub mod pool;
+mod simd;
 
 pub mod attention;
 pub mod conv;
