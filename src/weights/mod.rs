@@ -90,6 +90,11 @@ impl Checkpoint {
         Checkpoint::from_bytes(file, Bytes::Mapped(Arc::new(map)), Hints::from_path(path))
     }
 
+    /// Reads a checkpoint that is in memory already; `file` stands for its path in messages.
+    pub fn from_memory(file: impl Into<String>, bytes: Vec<u8>) -> Result<Checkpoint, WeightsError> {
+        Checkpoint::from_bytes(file.into(), Bytes::Owned(Arc::new(bytes)), Hints::default())
+    }
+
     fn from_bytes(file: String, bytes: Bytes, path_hints: Hints) -> Result<Checkpoint, WeightsError> {
         let content = bytes.as_slice();
         let (container, (tensors, metadata)) = if torch::is_archive(content) {

@@ -94,16 +94,20 @@ pub(super) fn from_tensors(
     }
     match best {
         Some((agreement, backbone, variants)) if agreement >= LEAST_AGREEMENT => Ok((backbone, variants)),
-        Some((agreement, backbone, _)) => {
+        _ => {
             let examples: Vec<_> = tensors.keys().take(3).map(|name| format!("`{name}`")).collect();
+            let closest = match best {
+                Some((agreement, backbone, _)) if agreement > 0.0 => {
+                    format!("; the closest, {backbone}, shares {:.0} %", 100.0 * agreement)
+                }
+                _ => String::new(),
+            };
             Err(not_recognised(format!(
-                "of its {} tensors (such as {}) too few belong to any SegFace network; the closest, {backbone}, shares {:.0} %",
+                "of its {} tensors (such as {}) too few belong to any SegFace network{closest}",
                 tensors.len(),
                 examples.join(", "),
-                100.0 * agreement
             )))
         }
-        None => Err(not_recognised("no network is known".into())),
     }
 }
 

@@ -132,8 +132,8 @@ impl Tensor {
         (wanted == found).then_some(Tensor { dtype, shape, bytes, range })
     }
 
-    /// A tensor that owns its bytes.
-    pub(crate) fn from_bytes(dtype: DType, shape: Vec<usize>, bytes: Vec<u8>) -> Option<Tensor> {
+    /// A tensor of these bytes (row-major, little-endian); `None` when there are not as many as the shape asks.
+    pub fn from_bytes(dtype: DType, shape: Vec<usize>, bytes: Vec<u8>) -> Option<Tensor> {
         let range = 0..bytes.len();
         Tensor::new(dtype, shape, Bytes::Owned(Arc::new(bytes)), range)
     }
