@@ -10,7 +10,6 @@ pub mod dtype;
 pub mod epilogue;
 pub mod isa;
 pub mod pool;
-mod simd;
 
 pub mod attention;
 pub mod conv;
