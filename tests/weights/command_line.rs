@@ -1,6 +1,9 @@
 //! `segface convert`, `inspect` and `download` as a user runs them: exit status, messages, files left behind.
 
-use crate::pt::{Pickle, sound_view, training_checkpoint, with_pickle};
+use crate::{
+    pt::{Pickle, sound_view, with_pickle},
+    training::training_checkpoint,
+};
 use segface::{
     Backbone, ModelSpec, Variant,
     weights::{Checkpoint, DType, PUBLISHED, Weights, seeded},

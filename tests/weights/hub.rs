@@ -1,6 +1,6 @@
 //! Downloads, against a server of the test's own that answers as the hub does.
 
-use crate::pt::training_checkpoint;
+use crate::training::training_checkpoint;
 use segface::{
     Backbone, ModelSpec, Variant,
     weights::{Hub, Published, Weights, WeightsError, seeded},

@@ -8,3 +8,4 @@ mod pt;
 mod reading;
 mod safetensors_files;
 mod seeded_values;
+mod training;

@@ -1,6 +1,6 @@
 //! Recognising networks, checking their tensors, converting them.
 
-use crate::pt::training_checkpoint;
+use crate::training::training_checkpoint;
 use segface::{
     Backbone, ModelSpec, Variant,
     weights::{

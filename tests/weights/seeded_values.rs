@@ -21,32 +21,27 @@ use segface::{
 
 /// (backbone, tensor, index, value)
 const EXPECTED: &[(Backbone, &str, usize, f32)] = &[
-    (Backbone::MobileNet, "backbone.0.1.running_mean", 3, -0.0565775745),
-    (Backbone::MobileNet, "backbone.0.1.running_var", 15, 0.762418509),
+    (Backbone::MobileNet, "backbone.0.1.running_mean", 3, -0.056577574),
+    (Backbone::MobileNet, "backbone.0.1.running_var", 15, 0.7624185),
     (Backbone::MobileNet, "backbone.0.1.weight", 7, 1.0640099),
-    (Backbone::MobileNet, "backbone.0.1.bias", 7, 0.00741573563),
-    (Backbone::MobileNet, "backbone.0.0.weight", 431, 0.0839572698),
-    (Backbone::MobileNet, "backbone.4.block.3.1.weight", 11, 0.321519703),
-    (Backbone::MobileNet, "pe_layer.positional_encoding_gaussian_matrix", 255, -1.44797087),
-    (Backbone::MobileNet, "face_decoder.hat_token.weight", 200, 0.0749242306),
-    (Backbone::MobileNet, "face_decoder.output_upscaling.0.weight", 65535, 0.123347238),
-    (
-        Backbone::MobileNet,
-        "face_decoder.transformer.layers.0.cross_attn_token_to_image.q_proj.weight",
-        1,
-        0.00248213857,
-    ),
-    (Backbone::MobileNet, "linear_fuse.weight", 0, 0.0154676931),
-    (Backbone::ResNet, "backbone.4.0.bn3.weight", 255, 0.274818987),
-    (Backbone::SwinV2Tiny, "backbone.0.1.0.attn.logit_scale", 2, 2.58118486),
-    (Backbone::SwinBase, "backbone.0.1.1.attn.relative_position_bias_table", 675, -0.0614672899),
-    (Backbone::SwinBase, "backbone.0.7.1.mlp.3.weight", 4194303, 0.0262703151),
-    (Backbone::ConvNextTiny, "backbone.0.1.0.layer_scale", 95, 0.307710916),
+    (Backbone::MobileNet, "backbone.0.1.bias", 7, 0.0074157356),
+    (Backbone::MobileNet, "backbone.0.0.weight", 431, 0.08395727),
+    (Backbone::MobileNet, "backbone.4.block.3.1.weight", 11, 0.3215197),
+    (Backbone::MobileNet, "pe_layer.positional_encoding_gaussian_matrix", 255, -1.4479709),
+    (Backbone::MobileNet, "face_decoder.hat_token.weight", 200, 0.07492423),
+    (Backbone::MobileNet, "face_decoder.output_upscaling.0.weight", 65535, 0.12334724),
+    (Backbone::MobileNet, "face_decoder.transformer.layers.0.cross_attn_token_to_image.q_proj.weight", 1, 0.0024821386),
+    (Backbone::MobileNet, "linear_fuse.weight", 0, 0.015467693),
+    (Backbone::ResNet, "backbone.4.0.bn3.weight", 255, 0.274819),
+    (Backbone::SwinV2Tiny, "backbone.0.1.0.attn.logit_scale", 2, 2.5811849),
+    (Backbone::SwinBase, "backbone.0.1.1.attn.relative_position_bias_table", 675, -0.06146729),
+    (Backbone::SwinBase, "backbone.0.7.1.mlp.3.weight", 4194303, 0.026270315),
+    (Backbone::ConvNextTiny, "backbone.0.1.0.layer_scale", 95, 0.30771092),
 ];
 
 #[test]
 fn values_are_those_of_the_definition() {
-    assert_eq!(seeded_values("input", 2), [-0.80436337, -0.705042839]);
+    assert_eq!(seeded_values("input", 2), [-0.80436337, -0.70504284]);
     for backbone in Backbone::ALL {
         let rows: Vec<_> = EXPECTED.iter().filter(|row| row.0 == backbone).collect();
         if rows.is_empty() {
