@@ -1,6 +1,6 @@
 //! The crate's error.
 
-use crate::weights::WeightsError;
+use crate::{image::ImageError, weights::WeightsError};
 
 /// Why a command could not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -8,6 +8,9 @@ pub enum Error {
     /// Weights could not be read, recognised, checked, fetched or written.
     #[error(transparent)]
     Weights(#[from] WeightsError),
+    /// A photo, or what comes with it, could not be used, or a result could not be written.
+    #[error(transparent)]
+    Image(#[from] ImageError),
     /// The operating system refused.
     #[error("cannot {action}")]
     Io {

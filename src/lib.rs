@@ -2,6 +2,7 @@
 
 mod error;
 pub mod files;
+pub mod image;
 pub mod weights;
 
 pub use error::Error;

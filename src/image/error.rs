@@ -1,0 +1,132 @@
+//! What can be wrong with a photo, what comes with it and what is made of it.
+
+use super::Format;
+use std::{io, path::PathBuf};
+
+/// Why a photo could not be used. None of these stops the other photos of a run.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// The file could not be read.
+    #[error("cannot be read: {0}")]
+    Read(#[source] io::Error),
+    /// A pattern that matches no file.
+    #[error("no file matches")]
+    NoMatch,
+    /// A pattern that is none.
+    #[error("not a valid pattern: {0}")]
+    Pattern(#[source] glob::PatternError),
+    /// A folder without photos.
+    #[error("this folder has no .jpg, .jpeg, .png or .webp file (folders inside it are not searched: name them)")]
+    EmptyFolder,
+    /// A file of no bytes.
+    #[error("the file is empty (0 bytes): copy or download it again")]
+    Empty,
+    /// A file of more bytes than an allowed photo can have.
+    #[error(
+        "the file has more than {limit} bytes, which no photo of the allowed size needs: raise --max-pixels if it is one"
+    )]
+    TooManyBytes {
+        /// The most that is read.
+        limit: u64,
+    },
+    /// Content that is none of the formats.
+    #[error("not a JPEG, PNG or WebP file, whatever its name says: {found}")]
+    UnknownFormat {
+        /// What the first bytes look like.
+        found: String,
+    },
+    /// Content that breaks off.
+    #[error("this {format} file is cut off: copy or download it again")]
+    Truncated {
+        /// What it began as.
+        format: Format,
+    },
+    /// Content that contradicts its format.
+    #[error("this {format} file is damaged, or of a kind that is not supported: {reason}")]
+    Damaged {
+        /// What it began as.
+        format: Format,
+        /// The decoder's words.
+        reason: String,
+    },
+    /// More pixels than allowed.
+    #[error(
+        "{width}x{height} pixels are more than the {limit} allowed: raise --max-pixels if this is a photo you trust"
+    )]
+    TooManyPixels {
+        /// Columns.
+        width: u64,
+        /// Rows.
+        height: u64,
+        /// Most pixels allowed.
+        limit: u64,
+    },
+    /// A crop that is not `x,y,width,height`.
+    #[error("`{text}` is not a crop: give x,y,width,height in pixels of the upright photo, e.g. 270,8,460,460")]
+    BadCrop {
+        /// What was given.
+        text: String,
+    },
+    /// A crop that is not inside this photo.
+    #[error("the crop {x},{y},{crop_width},{crop_height} is not inside this photo of {width}x{height} pixels")]
+    CropOutside {
+        /// Left edge.
+        x: usize,
+        /// Top edge.
+        y: usize,
+        /// Columns of the crop.
+        crop_width: usize,
+        /// Rows of the crop.
+        crop_height: usize,
+        /// Columns of the photo.
+        width: usize,
+        /// Rows of the photo.
+        height: usize,
+    },
+    /// A landmarks file that could not be understood.
+    #[error(
+        "landmarks: {reason}. Expected five points (left eye, right eye, nose tip, left and right corner of the mouth; left as seen in the picture) in pixels of the upright photo: JSON [[x, y], ...] or {{\"photo.jpg\": [[x, y], ...]}}, or ten numbers as text"
+    )]
+    BadLandmarks {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Landmarks that cannot belong to this photo.
+    #[error(
+        "landmark {index} ({name}) is ({x}, {y}), far outside of this photo of {width}x{height} pixels; landmarks are in pixels of the upright photo"
+    )]
+    LandmarkOutside {
+        /// Which point, from 0.
+        index: usize,
+        /// Its name.
+        name: &'static str,
+        /// Its x.
+        x: f32,
+        /// Its y.
+        y: f32,
+        /// Columns of the photo.
+        width: usize,
+        /// Rows of the photo.
+        height: usize,
+    },
+    /// No landmarks for this photo in a file that has them by name.
+    #[error("the landmarks file has no entry `{name}`")]
+    NoLandmarks {
+        /// The key that was looked for.
+        name: String,
+    },
+    /// Landmarks that define no warp.
+    #[error(transparent)]
+    Warp(#[from] segface_kernels::image::WarpError),
+    /// A result could not be written.
+    #[error("cannot write {}: {source}", path.display())]
+    Write {
+        /// The file that was to be.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A decoder failed in a way it should not.
+    #[error("the decoder failed on this file, which is probably damaged")]
+    DecoderPanic,
+}

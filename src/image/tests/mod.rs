@@ -1,0 +1,6 @@
+//! Photos of every kind, whole and broken, against what OpenCV, Pillow and the published loaders make of them.
+
+mod broken;
+mod decode;
+mod fixtures;
+mod frame;
