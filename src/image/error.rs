@@ -126,6 +126,9 @@ pub enum ImageError {
         /// The system's reason.
         source: io::Error,
     },
+    /// A photo that was never begun.
+    #[error("not done, because an earlier result could not be written")]
+    NotDone,
     /// A decoder failed in a way it should not.
     #[error("the decoder failed on this file, which is probably damaged")]
     DecoderPanic,

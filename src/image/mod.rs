@@ -6,6 +6,7 @@
 //! | decode, turn upright | [`decode_file`], [`Photo`] |
 //! | the part to look at, the face's points | [`Crop`], [`Landmarks`] |
 //! | the network's input, and labels from its logits | [`Frame`] |
+//! | many photos, one after the other | [`parse_photos`] |
 //! | colours, label PNG, overlay, JSON | [`palette`], [`encode_labels`], [`encode_overlay`], [`PhotoSummary`] |
 
 mod crop;
@@ -18,6 +19,7 @@ mod landmarks;
 mod orient;
 mod output;
 mod palette;
+mod pipeline;
 mod summary;
 
 #[cfg(test)]
@@ -32,4 +34,5 @@ pub use inputs::{IMAGE_EXTENSIONS, Inputs, expand_inputs};
 pub use landmarks::{FacePoints, Landmarks};
 pub use output::{OutputNames, write_output};
 pub use palette::{class_color, palette};
+pub use pipeline::{Network, Outcome, ParseOptions, parse_photos};
 pub use summary::{ClassSummary, ModelSummary, PhotoSummary, Timings};

@@ -4,3 +4,4 @@ mod broken;
 mod decode;
 mod fixtures;
 mod frame;
+mod pipeline;
