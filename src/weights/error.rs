@@ -85,7 +85,7 @@ pub enum WeightsError {
         said_by: &'static str,
     },
     /// Metadata that is there but cannot be right.
-    #[error("{file} says `{key}` is `{value}` in its metadata: {reason}")]
+    #[error("{file} says in its metadata that `{key}` is `{value}`: {reason}; give the right one on the command line")]
     Metadata {
         /// Which file.
         file: String,

@@ -113,7 +113,7 @@ impl Checkpoint {
     pub fn recognise(&self, asked: Hints) -> Result<(ModelSpec, Option<usize>), WeightsError> {
         let (backbone, allowed) = recognise::from_tensors(&self.file, &self.tensors)?;
         let metadata = match self.container {
-            Container::Safetensors => Hints::from_metadata(&self.file, &self.metadata)?,
+            Container::Safetensors => Hints::from_metadata(&self.file, &self.metadata, asked)?,
             Container::Torch => Hints::default(),
         };
         let variant =

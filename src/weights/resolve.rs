@@ -9,13 +9,23 @@ use std::path::Path;
 ///
 /// Names: a published one (`swinb_celeba_512`, from the cache, else downloaded), `demo`, or `random:<backbone>/<variant>`,
 /// whose seeded values compute nothing sensible but cost the same (for benches and tests).
-pub fn resolve(weights: Option<&Path>, model: Option<&str>, hints: Hints) -> Result<Weights, WeightsError> {
-    match (weights, model) {
-        (Some(path), None) => Weights::load_with(path, hints),
-        (None, Some(name)) => by_name(name),
-        (None, None) => Weights::demo(),
-        (Some(path), Some(name)) => Err(WeightsError::TwoSources { weights: path.into(), model: name.into() }),
+///
+/// `asked` settles what a file leaves open. A variant that the model does not have is an error.
+pub fn resolve(weights: Option<&Path>, model: Option<&str>, asked: Hints) -> Result<Weights, WeightsError> {
+    let mut found = match (weights, model) {
+        (Some(path), None) => return Weights::load_with(path, asked),
+        (None, Some(name)) => by_name(name)?,
+        (None, None) => Weights::demo()?,
+        (Some(path), Some(name)) => {
+            return Err(WeightsError::TwoSources { weights: path.into(), model: name.into() });
+        }
+    };
+    if let Some(wanted) = asked.variant.filter(|&variant| variant != found.spec.variant) {
+        let (file, found) = (found.file, found.spec.variant.name());
+        return Err(WeightsError::VariantMismatch { file, found, wanted, said_by: "the command line" });
     }
+    found.resolution = asked.resolution.or(found.resolution);
+    Ok(found)
 }
 
 fn by_name(name: &str) -> Result<Weights, WeightsError> {

@@ -79,3 +79,27 @@ pub(super) fn write(
     out.write_all(&header)?;
     order.iter().try_for_each(|(_, tensor)| out.write_all(tensor.bytes()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[test]
+    fn float32_is_aligned_whatever_lies_beside_it() {
+        let odd = Tensor::from_bytes(DType::F16, vec![3], vec![0; 6]).unwrap();
+        let byte = Tensor::from_bytes(DType::U8, vec![1], vec![7]).unwrap();
+        let floats = Tensor::from_f32(vec![2], &[1.0, 2.0]).unwrap();
+        let tensors = BTreeMap::from([("a".into(), odd), ("b".into(), byte), ("c".into(), floats)]);
+        let mut file = Vec::new();
+        write(&mut file, &tensors, &BTreeMap::new()).unwrap();
+        let file = Bytes::Owned(Arc::new(file));
+        let (read, _) = read("test", &file).unwrap();
+        for tensor in read.values() {
+            // Mapped files start at a page, so the place in the file decides.
+            let place = tensor.bytes().as_ptr().addr() - file.as_slice().as_ptr().addr();
+            assert_eq!(place % tensor.dtype().size(), 0, "{tensor:?} lies at byte {place}");
+        }
+        assert_eq!(*read["c"].values(), [1.0, 2.0]);
+    }
+}

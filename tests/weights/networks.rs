@@ -233,11 +233,15 @@ fn metadata_that_cannot_be_right_is_refused() {
     assert_eq!(with("celeb", "celeb").unwrap(), MOBILENET);
     assert!(matches!(with(r#""variant":"celeb""#, r#""variant":"cel#b""#), Err(WeightsError::Metadata { .. })));
     assert!(matches!(with(r#""variant":"celeb""#, r#""variant":"helen""#), Err(WeightsError::VariantMismatch { .. })));
+    let mut checkpoint = checkpoint(hollow(&MOBILENET));
     for resolution in ["0", "-5", "big", "65537"] {
-        let mut checkpoint = checkpoint(seeded(MOBILENET).tensors().clone());
         checkpoint.metadata.insert("resolution".into(), resolution.into());
         assert!(matches!(checkpoint.recognise(Hints::default()), Err(WeightsError::Metadata { .. })), "{resolution}");
     }
+    // The command line's word stands in for what the metadata gets wrong.
+    checkpoint.metadata.insert("variant".into(), "fp16".into());
+    let asked = Hints { variant: Some(Variant::Celeb), resolution: Some(96) };
+    assert_eq!(checkpoint.recognise(asked).unwrap(), (MOBILENET, Some(96)));
 }
 
 #[test]
@@ -346,4 +350,17 @@ fn names_that_stand_for_no_model_are_refused_with_those_that_do() {
     let both = resolve(Some(Path::new("x.pt")), Some("demo"), Hints::default());
     assert!(matches!(both, Err(WeightsError::TwoSources { .. })));
     assert!(matches!(resolve(Some(Path::new("x.pt")), None, Hints::default()), Err(WeightsError::Io { .. })));
+}
+
+#[test]
+fn a_name_gives_the_model_it_stands_for_and_no_other_variant() {
+    let asked = Hints { variant: None, resolution: Some(320) };
+    let random = resolve(None, Some("random:swinv2_tiny/lapa"), asked).unwrap();
+    assert_eq!(random.spec, ModelSpec { backbone: Backbone::SwinV2Tiny, variant: Variant::Lapa });
+    assert_eq!(random.resolution, Some(320));
+    assert_eq!(resolve(None, None, asked).unwrap().resolution, Some(320));
+    for model in [None, Some("demo"), Some("random:swinv2_tiny/lapa")] {
+        let other = resolve(None, model, Hints { variant: Some(Variant::Helen), resolution: None });
+        assert!(matches!(other, Err(WeightsError::VariantMismatch { .. })), "{model:?}");
+    }
 }
