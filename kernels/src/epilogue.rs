@@ -1,6 +1,9 @@
 //! What happens to an accumulator tile before it is stored: shared by `gemm`, `conv`, `mlp` and `patch_merge`.
 
-use crate::{Act, Element};
+use crate::context::Disjoint;
+use crate::rows::{load, store};
+use crate::simd::{Kernel, Vector, dispatch};
+use crate::{Act, Element, Isa};
 use serde::{Deserialize, Serialize};
 
 /// The steps between accumulator and stored value, in this order, each optional:
@@ -45,4 +48,220 @@ pub enum Residual<'a, T: Element> {
     InPlace,
     /// Another buffer of the output's shape.
     From(&'a [T]),
+}
+
+/// A rectangle of a kernel's output [rows, n] whose accumulators stand in a scratch tile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Region {
+    /// First output row.
+    pub row: usize,
+    /// Number of rows.
+    pub rows: usize,
+    /// First output column.
+    pub column: usize,
+    /// Number of columns. All n with a norm.
+    pub columns: usize,
+    /// Length of an output row.
+    pub n: usize,
+}
+
+/// Runs the epilogue over a scratch tile: accumulators `c` (row stride `ldc`) in, stored values out, at the region's place of
+/// `out` [.., n]. `c` serves as working memory.
+///
+/// # Safety
+/// While this runs, nobody else uses the region's part of `out`, nor writes that of a [`Residual::From`] buffer.
+///
+/// # Panics
+/// If a slice is too short, an operand is missing that the flags ask for, or a norm sees only some of the columns.
+pub unsafe fn apply<T: Element>(
+    isa: Isa,
+    epilogue: &Epilogue,
+    operands: &EpilogueOperands<'_, T>,
+    region: Region,
+    c: &mut [f32],
+    ldc: usize,
+    out: &Disjoint<'_, T>,
+) {
+    // SAFETY: the caller's promise.
+    unsafe { apply_rows(isa, epilogue, operands, region, c, ldc, out, |row| Some(region.row + row)) }
+}
+
+/// As [`apply`], but row i of the tile goes to output row `place(i)`, or nowhere: for windows and other scattered rows.
+///
+/// # Safety
+/// While this runs, nobody else uses the named rows' part of `out`, nor writes that of a [`Residual::From`] buffer; no two
+/// rows have the same place.
+///
+/// # Panics
+/// As [`apply`].
+#[allow(clippy::too_many_arguments)] // the tile and its place: grouping them would only hide them
+pub unsafe fn apply_rows<T: Element>(
+    isa: Isa,
+    epilogue: &Epilogue,
+    operands: &EpilogueOperands<'_, T>,
+    region: Region,
+    c: &mut [f32],
+    ldc: usize,
+    out: &Disjoint<'_, T>,
+    place: impl Fn(usize) -> Option<usize>,
+) {
+    let Region { rows, column, columns, n, .. } = region;
+    assert!(column + columns <= n && columns <= ldc, "{region:?} with row stride {ldc}");
+    assert!(rows == 0 || (rows - 1) * ldc + columns <= c.len(), "{region:?} of {} accumulators", c.len());
+    let of_columns = |flag: bool, values: Option<&[f32]>, name: &str| -> *const f32 {
+        if !flag {
+            return std::ptr::null();
+        }
+        values.unwrap_or_else(|| panic!("the epilogue's {name} is missing"))[column..column + columns].as_ptr()
+    };
+    let norm = epilogue.norm.map(|eps| {
+        assert!(columns == n, "a norm over {n} columns sees {columns}");
+        let (weight, bias) = operands.norm.expect("the epilogue's norm is missing");
+        assert!(weight.len() == n && bias.len() == n, "norm of {n} columns");
+        Norm { eps, weight: weight.as_ptr(), bias: bias.as_ptr() }
+    });
+    let bias = of_columns(epilogue.bias, operands.bias, "bias");
+    let scale = of_columns(epilogue.scale, operands.scale, "scale");
+    assert!(epilogue.residual != matches!(operands.residual, Residual::None), "residual flag and operand differ");
+    dispatch(
+        isa,
+        Rows {
+            rows,
+            columns,
+            act: epilogue.act,
+            act_after: epilogue.act_after,
+            bias,
+            scale,
+            norm,
+            c: c.as_mut_ptr(),
+            ldc,
+            place: |row| {
+                place(row).map(|row| {
+                    let start = row * n + column;
+                    // SAFETY: the caller keeps this part of the output to us, and rows are different.
+                    let out = unsafe { out.slice(start, columns) };
+                    let residual = match operands.residual {
+                        Residual::None => std::ptr::null(),
+                        Residual::InPlace => out.as_ptr(),
+                        Residual::From(other) => other[start..start + columns].as_ptr(),
+                    };
+                    (out.as_mut_ptr(), residual)
+                })
+            },
+        },
+    );
+}
+
+#[derive(Clone, Copy)]
+struct Norm {
+    eps: f32,
+    weight: *const f32,
+    bias: *const f32,
+}
+
+/// A checked call of [`apply_rows`]; null means there is none. `place` gives a row's output and residual.
+struct Rows<F> {
+    rows: usize,
+    columns: usize,
+    act: Act,
+    act_after: Act,
+    bias: *const f32,
+    scale: *const f32,
+    norm: Option<Norm>,
+    c: *mut f32,
+    ldc: usize,
+    place: F,
+}
+
+impl<T: Element, F: Fn(usize) -> Option<(*mut T, *const T)>> Kernel for Rows<F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        for row in 0..self.rows {
+            let Some((out, residual)) = (self.place)(row) else { continue };
+            // SAFETY: the row lies inside the accumulators, output and residual hold `columns` elements.
+            unsafe {
+                let c = self.c.add(row * self.ldc);
+                match self.norm {
+                    None => self.finish_row::<V, T>(c, None, out, residual),
+                    Some(norm) => {
+                        let statistics = self.norm_statistics::<V>(c, norm.eps);
+                        self.finish_row::<V, T>(c, Some((norm, statistics)), out, residual);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<F> Rows<F> {
+    /// Bias, activation and scale of `count` columns from `i`.
+    ///
+    /// # Safety
+    /// The columns exist.
+    #[inline(always)]
+    unsafe fn begin<V: Vector>(&self, c: *const f32, i: usize, count: usize) -> V {
+        // SAFETY: columns i..i + count of the row and of the operands.
+        unsafe {
+            let mut value: V = load(c.add(i), count);
+            if !self.bias.is_null() {
+                value = value.add(load(self.bias.add(i), count));
+            }
+            value = self.act.apply(value);
+            if !self.scale.is_null() {
+                value = value.mul(load(self.scale.add(i), count));
+            }
+            value
+        }
+    }
+
+    /// Stores the row's values before the norm back into `c`; mean and 1/√(variance + ε).
+    ///
+    /// # Safety
+    /// `c` holds the row.
+    #[inline(always)]
+    unsafe fn norm_statistics<V: Vector>(&self, c: *mut f32, eps: f32) -> (f32, f32) {
+        let n = self.columns;
+        let mut i = 0;
+        while i < n {
+            let count = V::LANES.min(n - i);
+            // SAFETY: columns of the row.
+            unsafe { self.begin::<V>(c, i, count).store_partial(c.add(i), count) };
+            i += count;
+        }
+        // SAFETY: the row holds n values.
+        unsafe { crate::rows::mean_and_scale::<V, f32>(c, n, eps) }
+    }
+
+    /// # Safety
+    /// `c` holds the row (already begun if there is a norm), `out` and `residual` as many elements.
+    #[inline(always)]
+    unsafe fn finish_row<V: Vector, T: Element>(
+        &self,
+        c: *const f32,
+        norm: Option<(Norm, (f32, f32))>,
+        out: *mut T,
+        residual: *const T,
+    ) {
+        let mut i = 0;
+        while i < self.columns {
+            let count = V::LANES.min(self.columns - i);
+            // SAFETY: columns i..i + count.
+            unsafe {
+                let mut value: V = match norm {
+                    None => self.begin(c, i, count),
+                    Some((norm, (mean, scale))) => load::<V, f32>(c.add(i), count)
+                        .sub(V::splat(mean))
+                        .mul(V::splat(scale))
+                        .mul_add(load(norm.weight.add(i), count), load(norm.bias.add(i), count)),
+                };
+                if !residual.is_null() {
+                    value = value.add(load(residual.add(i), count));
+                }
+                store(self.act_after.apply(value), out.add(i), count);
+            }
+            i += count;
+        }
+    }
 }

@@ -10,6 +10,8 @@ pub mod dtype;
 pub mod epilogue;
 pub mod isa;
 pub mod pool;
+pub mod rows;
+pub mod simd;
 
 pub mod attention;
 pub mod conv;

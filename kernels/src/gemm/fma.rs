@@ -1,0 +1,351 @@
+//! Micro-kernels on fused multiply-add, for every tier: f32, and bf16 widened to f32.
+//!
+//! A block of `NV` vectors of columns by `MR` rows of C stays in registers over the whole depth. B comes from its panels
+//! (one cache line per panel and k), A is broadcast straight from its rows. Rows are cut into strips of equal height, so
+//! that 49 rows (a window) are seven strips of seven and not six of eight and one of one.
+
+use super::core::{PANEL, Product};
+use crate::simd::{Kernel, Vector, dispatch};
+use crate::{Isa, bf16};
+use std::mem::MaybeUninit;
+
+/// Depth of A that a bf16 strip is widened by at a time.
+const WIDEN_DEPTH: usize = 512;
+
+/// Rows of a strip at most.
+const MAX_ROWS: usize = 12;
+
+/// Tiers above AVX-512 add nothing to FMA: they share its code.
+fn fma_tier(isa: Isa) -> Isa {
+    match isa {
+        Isa::Avx512Bf16 | Isa::Amx => Isa::Avx512,
+        other => other,
+    }
+}
+
+/// f32 product.
+///
+/// # Safety
+/// The sizes in `product` are right.
+pub(super) unsafe fn f32_tile(isa: Isa, product: Product<'_, f32>) {
+    dispatch(fma_tier(isa), F32Tile(product));
+}
+
+/// bf16 product by widening.
+///
+/// # Safety
+/// The sizes in `product` are right.
+pub(super) unsafe fn bf16_tile(isa: Isa, product: Product<'_, bf16>) {
+    dispatch(fma_tier(isa), Bf16Tile(product));
+}
+
+struct F32Tile<'a>(Product<'a, f32>);
+struct Bf16Tile<'a>(Product<'a, bf16>);
+
+impl Kernel for F32Tile<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let Product { m, a, lda, b, columns, c, ldc, accumulate } = self.0;
+        let k = b.k();
+        for_each_block::<V>(m, columns, |block: Block| {
+            // SAFETY: whoever made the product checked its sizes; the block lies inside them.
+            unsafe {
+                let source = Source {
+                    k,
+                    a: a.add(block.row * lda),
+                    lda,
+                    b: b.panel(block.column),
+                    panel_bytes: b.panel_bytes(),
+                };
+                let target =
+                    Target { c: c.add(block.row * ldc + block.offset), ldc, columns: block.columns, accumulate };
+                micro_shape::<V, Plain>(block.rows, block.panels, source, target);
+            }
+        });
+    }
+}
+
+impl Kernel for Bf16Tile<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let Product { m, a, lda, b, columns, c, ldc, accumulate } = self.0;
+        let k = b.k();
+        let mut wide = [MaybeUninit::<f32>::uninit(); MAX_ROWS * WIDEN_DEPTH];
+        let wide = wide.as_mut_ptr().cast::<f32>();
+        for_each_block::<V>(m, columns, |block: Block| {
+            let mut start = 0;
+            // At least once, so that a product of depth zero clears C.
+            loop {
+                let depth = WIDEN_DEPTH.min(k - start);
+                // SAFETY: whoever made the product checked its sizes; the block lies inside them. `widen` fills the rows
+                // of `wide` up to the padded depth that the micro-kernel reads.
+                unsafe {
+                    for row in 0..block.rows {
+                        widen::<V>(depth, a.add((block.row + row) * lda + start), wide.add(row * WIDEN_DEPTH));
+                    }
+                    let source = Source {
+                        k: depth.next_multiple_of(2),
+                        a: wide.cast_const(),
+                        lda: WIDEN_DEPTH,
+                        b: b.panel(block.column).add(start * PANEL * size_of::<bf16>()),
+                        panel_bytes: b.panel_bytes(),
+                    };
+                    let target = Target {
+                        c: c.add(block.row * ldc + block.offset),
+                        ldc,
+                        columns: block.columns,
+                        accumulate: accumulate || start > 0,
+                    };
+                    micro_shape::<V, Pairs>(block.rows, block.panels, source, target);
+                }
+                start += depth;
+                if start == k {
+                    break;
+                }
+            }
+        });
+    }
+}
+
+/// Widens `k` values, and a zero behind them if k is odd.
+///
+/// # Safety
+/// `from` is valid for k reads, `to` for k writes rounded up to even.
+#[inline(always)]
+unsafe fn widen<V: Vector>(k: usize, from: *const bf16, to: *mut f32) {
+    let mut i = 0;
+    // SAFETY: whole vectors lie inside k, the tail is masked.
+    unsafe {
+        while i + V::LANES <= k {
+            V::load_bf16(from.add(i)).store(to.add(i));
+            i += V::LANES;
+        }
+        if i < k {
+            V::load_bf16_partial(from.add(i), k - i)
+                .store_partial(to.add(i), (k - i).next_multiple_of(2).min(V::LANES));
+        }
+    }
+}
+
+/// A block of C: `rows` rows from `row`, `columns` columns (in `panels` panels) from column `column` of B, which is
+/// column `offset` of C.
+#[derive(Clone, Copy)]
+struct Block {
+    row: usize,
+    rows: usize,
+    column: usize,
+    offset: usize,
+    columns: usize,
+    panels: usize,
+}
+
+/// Cuts C into blocks: columns outside, rows inside, so that a block of B is used by all rows while it is in the cache.
+#[inline(always)]
+fn for_each_block<V: Vector>(m: usize, columns: std::ops::Range<usize>, mut body: impl FnMut(Block)) {
+    let panels = columns.len().div_ceil(PANEL);
+    let mut panel = 0;
+    while panel < panels {
+        let width = if V::LANES == PANEL { block_width(panels - panel) } else { 1 };
+        let max_rows = max_rows::<V>(width);
+        let strips = m.div_ceil(max_rows);
+        let mut row = 0;
+        for strip in 0..strips {
+            let rows = (m - row).div_ceil(strips - strip);
+            let offset = panel * PANEL;
+            body(Block {
+                row,
+                rows,
+                column: columns.start + offset,
+                offset,
+                columns: (columns.len() - offset).min(width * PANEL),
+                panels: width,
+            });
+            row += rows;
+        }
+        panel += width;
+    }
+}
+
+/// Panels of the next block when `left` are left: three are best, four leave no register idle when three do not fit.
+#[inline(always)]
+fn block_width(left: usize) -> usize {
+    match left {
+        1 | 2 => left,
+        4 | 8 => 4,
+        _ => 3,
+    }
+}
+
+/// Rows of a strip at most, so that C's block, B's vectors and a broadcast fit into the registers.
+#[inline(always)]
+const fn max_rows<V: Vector>(panels: usize) -> usize {
+    match (V::LANES, panels) {
+        (16, 4) => 6,
+        (16, 3) => 8,
+        (16, _) => 12,
+        (8, _) => 6,
+        _ => 6,
+    }
+}
+
+/// Where a micro-kernel reads: A's first row, B's first panel.
+#[derive(Clone, Copy)]
+struct Source {
+    k: usize,
+    a: *const f32,
+    lda: usize,
+    b: *const u8,
+    panel_bytes: usize,
+}
+
+/// Where a micro-kernel writes.
+#[derive(Clone, Copy)]
+struct Target {
+    c: *mut f32,
+    ldc: usize,
+    columns: usize,
+    accumulate: bool,
+}
+
+/// How B's panels are stored.
+trait Format {
+    /// k taken per step.
+    const STEP: usize;
+    /// The vectors of one step: for each k of the step, `NV` vectors of columns.
+    ///
+    /// # Safety
+    /// `b` points to the panel row of the step; panels are `panel_bytes` apart.
+    unsafe fn load<V: Vector, const NV: usize>(b: *const u8, panel_bytes: usize) -> [[V; NV]; 2];
+}
+
+/// f32.
+struct Plain;
+/// bf16 in pairs.
+struct Pairs;
+
+impl Format for Plain {
+    const STEP: usize = 1;
+
+    #[inline(always)]
+    unsafe fn load<V: Vector, const NV: usize>(b: *const u8, panel_bytes: usize) -> [[V; NV]; 2] {
+        let per_panel = PANEL / V::LANES;
+        let mut vectors = [V::zero(); NV];
+        for (v, vector) in vectors.iter_mut().enumerate() {
+            // SAFETY: inside the panel row, as the caller promises.
+            *vector =
+                unsafe { V::load(b.add(v / per_panel * panel_bytes).cast::<f32>().add(v % per_panel * V::LANES)) };
+        }
+        [vectors, vectors]
+    }
+}
+
+impl Format for Pairs {
+    const STEP: usize = 2;
+
+    #[inline(always)]
+    unsafe fn load<V: Vector, const NV: usize>(b: *const u8, panel_bytes: usize) -> [[V; NV]; 2] {
+        let per_panel = PANEL / V::LANES;
+        let mut vectors = [[V::zero(); NV]; 2];
+        for v in 0..NV {
+            // SAFETY: inside the panel row, as the caller promises.
+            let (even, odd) = unsafe {
+                V::load_bf16_pairs(b.add(v / per_panel * panel_bytes).cast::<bf16>().add(v % per_panel * 2 * V::LANES))
+            };
+            vectors[0][v] = even;
+            vectors[1][v] = odd;
+        }
+        vectors
+    }
+}
+
+/// Picks the micro-kernel for a block's shape.
+///
+/// # Safety
+/// Source and target are valid for the shape.
+#[inline(always)]
+unsafe fn micro_shape<V: Vector, F: Format>(rows: usize, panels: usize, source: Source, target: Target) {
+    macro_rules! by_rows {
+        ($nv:literal: $($mr:literal)*) => {
+            match rows {
+                // SAFETY: as the caller promises.
+                $($mr => unsafe { micro::<V, F, $mr, $nv>(source, target) },)*
+                _ => unreachable!("strips are cut by `max_rows`"),
+            }
+        };
+    }
+    match (V::LANES, panels) {
+        (16, 4) => by_rows!(4: 1 2 3 4 5 6),
+        (16, 3) => by_rows!(3: 1 2 3 4 5 6 7 8),
+        (16, 2) => by_rows!(2: 1 2 3 4 5 6 7 8 9 10 11 12),
+        (16, _) => by_rows!(1: 1 2 3 4 5 6 7 8 9 10 11 12),
+        (8, _) => by_rows!(2: 1 2 3 4 5 6),
+        _ => by_rows!(4: 1 2 3 4 5 6),
+    }
+}
+
+/// `MR` rows by `NV` vectors of C.
+///
+/// # Safety
+/// Source and target are valid for the shape.
+#[inline(always)]
+unsafe fn micro<V: Vector, F: Format, const MR: usize, const NV: usize>(source: Source, target: Target) {
+    let Source { k, a, lda, mut b, panel_bytes } = source;
+    let mut sums = [[V::zero(); NV]; MR];
+    let mut index = 0;
+    while index < k {
+        // SAFETY: index < k, in A's rows and B's panels.
+        unsafe {
+            let columns = F::load::<V, NV>(b, panel_bytes);
+            for step in 0..F::STEP {
+                for i in 0..MR {
+                    let value = V::splat(*a.add(i * lda + index + step));
+                    for v in 0..NV {
+                        sums[i][v] = value.mul_add(columns[step][v], sums[i][v]);
+                    }
+                }
+            }
+            b = b.add(PANEL * size_of::<f32>());
+        }
+        index += F::STEP;
+    }
+    // SAFETY: rows and columns of the target, as the caller promises.
+    unsafe { store::<V, MR, NV>(&sums, target) }
+}
+
+/// Writes or adds the sums of a block.
+///
+/// # Safety
+/// The target is valid for the shape.
+#[inline(always)]
+unsafe fn store<V: Vector, const MR: usize, const NV: usize>(sums: &[[V; NV]; MR], target: Target) {
+    let Target { c, ldc, columns, accumulate } = target;
+    for i in 0..MR {
+        for v in 0..NV {
+            let start = v * V::LANES;
+            if start >= columns {
+                break;
+            }
+            let count = V::LANES.min(columns - start);
+            // SAFETY: columns start..start + count of row i.
+            unsafe {
+                let to = c.add(i * ldc + start);
+                let mut sum = sums[i][v];
+                if count == V::LANES {
+                    if accumulate {
+                        sum = sum.add(V::load(to));
+                    }
+                    sum.store(to);
+                } else {
+                    if accumulate {
+                        sum = sum.add(V::load_partial(to, count));
+                    }
+                    sum.store_partial(to, count);
+                }
+            }
+        }
+    }
+}
