@@ -1,9 +1,11 @@
 //! Weights that are pure functions of tensor names: what parity cases, tests and benches compute with.
 //!
-//!     splitmix64(x): x += 0x9E3779B97F4A7C15; z = x; z = (z ^ z>>30)·0xBF58476D1CE4E5B9;
-//!                    z = (z ^ z>>27)·0x94D049BB133111EB; z ^ z>>31          (mod 2^64)
-//!     fnv1a64(s):    h = 0xCBF29CE484222325; for each byte: h = (h ^ byte)·0x100000001B3
-//!     u(name, i)   = 2·(splitmix64(fnv1a64(name) + i) >> 40)/2^24 − 1       in [−1, 1), i = flat row-major index
+//! ```text
+//! splitmix64(x): x += 0x9E3779B97F4A7C15; z = x; z = (z ^ z>>30)·0xBF58476D1CE4E5B9;
+//!                z = (z ^ z>>27)·0x94D049BB133111EB; z ^ z>>31          (mod 2^64)
+//! fnv1a64(s):    h = 0xCBF29CE484222325; for each byte: h = (h ^ byte)·0x100000001B3
+//! u(name, i)   = 2·(splitmix64(fnv1a64(name) + i) >> 40)/2^24 − 1       in [−1, 1), i = flat row-major index
+//! ```
 //!
 //! How `u` becomes a weight is [`rule`]; fixtures/parity/README.md has the same table. Arithmetic is float64, rounded once.
 

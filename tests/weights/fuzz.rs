@@ -292,3 +292,17 @@ fn damaged_safetensors_files_never_panic_or_take_memory() {
     assert!(Checkpoint::from_memory("seed", seed.clone()).is_ok());
     run("safetensors", &[seed], damaged_safetensors);
 }
+
+#[test]
+fn pickles_that_make_as_many_objects_as_they_can_stay_within_bounds() {
+    for greedy in [&b"]"[..], b"}\x94", b"]\x94", b"N\x94", b"(", b"2", b"N\x85", b"K\x01\x85\x94"] {
+        let mut pickle = b"\x80\x04N".to_vec();
+        while pickle.len() < 2_000_000 {
+            pickle.extend_from_slice(greedy);
+        }
+        pickle.push(b'.');
+        let size = pickle.len() as isize;
+        let (_, peak) = exercise(pt::with_pickle(&pickle));
+        println!("{:?}: {} bytes held for each of the pickle", String::from_utf8_lossy(greedy), peak / size);
+    }
+}

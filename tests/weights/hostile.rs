@@ -140,6 +140,13 @@ fn a_million_nested_lists_cost_no_stack() {
 }
 
 #[test]
+fn a_pickle_longer_than_any_checkpoint_s_is_refused() {
+    let mut pickle = vec![b'N'; (8 << 20) + 1];
+    pickle[..2].copy_from_slice(&[0x80, 2]);
+    assert_refused(with_pickle(&pickle), "more than any checkpoint's");
+}
+
+#[test]
 fn a_dict_that_holds_itself_is_not_followed() {
     // d = {}; d["state_dict"] = d; d["w"] = d
     let pickle = Pickle::new().raw(b"}q\x00").text("state_dict").raw(b"h\x00s").text("w").raw(b"h\x00s").end();
@@ -241,6 +248,30 @@ fn archives_with_missing_doubled_or_compressed_records_are_refused() {
         bomb[at + if signature[2] == 3 { 8 } else { 10 }] = 8;
     }
     assert_refused(bomb, "is compressed");
+}
+
+#[test]
+fn records_that_overlap_are_refused() {
+    // Forty storages of 100 kB whose entries in the zip directory all point at the content of the first.
+    let keys: Vec<String> = (0..40).map(|i| i.to_string()).collect();
+    let pickle = keys.iter().fold(Pickle::new().op(b'}'), |pickle, key| {
+        let view = View { key: key.clone().leak(), storage_len: 25_000, ..sound_view() };
+        pickle.text(key).tensor(&view).op(b's')
+    });
+    let (pickle, bulk) = (pickle.end(), vec![0; 100_000]);
+    let names: Vec<String> = keys.iter().map(|key| format!("data/{key}")).collect();
+    let mut records: Vec<(&str, &[u8])> = vec![("data.pkl", &pickle), ("data/0", &bulk)];
+    records.extend(names[1..].iter().map(|name| (name.as_str(), &[][..])));
+    let mut bytes = archive(&records);
+    let entries: Vec<_> = (0..bytes.len() - 4).filter(|&at| bytes[at..].starts_with(b"PK\x01\x02")).collect();
+    assert_eq!(entries.len(), 41);
+    for &entry in &entries[2..] {
+        // Checksum and sizes, then the place of the local header.
+        for field in [16..28, 42..46] {
+            bytes.copy_within(entries[1] + field.start..entries[1] + field.end, entry + field.start);
+        }
+    }
+    assert_refused(bytes, "overlaps others");
 }
 
 #[test]

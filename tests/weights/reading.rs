@@ -1,7 +1,11 @@
 //! Files that torch.save writes, read without torch. See fixtures/torch_save/make.py for what is in them.
 
 use segface::weights::{Checkpoint, DType, WeightsError};
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/torch_save").join(name)
@@ -77,6 +81,33 @@ fn strided_and_shared_views_are_laid_out_in_row_major_order() {
 }
 
 #[test]
+fn make_py_still_makes_these_files() {
+    // Another Python may pickle the same objects in other bytes, so what is read is compared. Without Python there is
+    // nothing to compare.
+    let folder = tempfile::tempdir().unwrap();
+    let Ok(made) = Command::new("python3").arg(fixture("make.py")).arg(folder.path()).output() else { return };
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let stored = fs::read_dir(fixture("")).unwrap().map(|entry| entry.unwrap().path());
+    let mut compared = 0;
+    for path in stored.filter(|path| path.extension().is_some_and(|e| e == "pt")) {
+        let again = folder.path().join(path.file_name().unwrap());
+        match (Checkpoint::open(&path), Checkpoint::open(&again)) {
+            (Ok(a), Ok(b)) => {
+                assert_eq!(a.metadata, b.metadata);
+                assert_eq!(a.tensors.keys().collect::<Vec<_>>(), b.tensors.keys().collect::<Vec<_>>());
+                for (a, b) in a.tensors.values().zip(b.tensors.values()) {
+                    assert_eq!((a.dtype(), a.shape(), a.bytes()), (b.dtype(), b.shape(), b.bytes()));
+                }
+            }
+            (Err(_), Err(_)) => {}
+            (a, b) => panic!("{}: {a:?} was stored, {b:?} was made", path.display()),
+        }
+        compared += 1;
+    }
+    assert_eq!(compared, fs::read_dir(folder.path()).unwrap().count());
+}
+
+#[test]
 fn parameters_are_read_as_tensors() {
     let checkpoint = open("parameters.pt");
     assert_eq!(*checkpoint.tensors["weight"].values(), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
@@ -107,7 +138,7 @@ fn files_that_are_something_else_are_described() {
     ];
     for (name, content, expected) in cases {
         let path = folder.path().join(name);
-        std::fs::write(&path, content).unwrap();
+        fs::write(&path, content).unwrap();
         let message = Checkpoint::open(&path).expect_err(name).to_string();
         assert!(message.contains(expected) && message.contains(name), "{message}");
     }

@@ -127,6 +127,8 @@ struct Archive<'a> {
     bytes: &'a [u8],
     /// What every record's name starts with, `/` included.
     prefix: String,
+    /// Bytes of the records looked at so far.
+    looked_at: usize,
 }
 
 impl<'a> Archive<'a> {
@@ -147,7 +149,7 @@ impl<'a> Archive<'a> {
         if zip.index_for_name(&format!("{prefix}constants.pkl")).is_some() {
             return Err("it is a TorchScript program, not a checkpoint: save the state dict with torch.save".into());
         }
-        Ok(Archive { zip, bytes, prefix })
+        Ok(Archive { zip, bytes, prefix, looked_at: 0 })
     }
 
     /// Where a record's content lies in the file, after checking its checksum. `None` if there is no such record.
@@ -169,6 +171,11 @@ impl<'a> Archive<'a> {
                 "record `{name}` has {} bytes, more than any checkpoint's ({MAX_PICKLE})",
                 content.len()
             ));
+        }
+        // Records that overlap would make a small file long to check.
+        self.looked_at += content.len();
+        if self.looked_at > self.bytes.len() {
+            return Err(format!("record `{name}` overlaps others"));
         }
         if crc32fast::hash(content) != crc {
             return Err(format!("record `{name}` is damaged: its checksum does not match"));

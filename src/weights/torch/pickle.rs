@@ -5,14 +5,14 @@
 //! Everything else is refused by name.
 //!
 //! Memory: every opcode makes at most one object, which holds either a slice of the pickle or references that were on the
-//! stack, so memory is linear in the pickle's length ([`MAX_PICKLE`]). Objects live in one arena and refer to each other
+//! stack, so memory is linear in the pickle's length, at most about 100 bytes per byte of it ([`MAX_PICKLE`]). Objects live in one arena and refer to each other
 //! by index, so neither deep nesting nor cycles cost stack space or are ever followed.
 
 use crate::weights::DType;
 use std::collections::HashMap;
 
-/// Longest pickle that is read. A checkpoint with optimizer state of the largest network has one of 0.4 MB.
-pub(super) const MAX_PICKLE: usize = 32 << 20;
+/// Longest pickle that is read. That of the network with most tensors (EfficientNet) and its optimizer state has 0.33 MB.
+pub(super) const MAX_PICKLE: usize = 8 << 20;
 
 /// Most dimensions of a tensor.
 const MAX_DIMS: usize = 16;
@@ -105,7 +105,8 @@ pub(super) enum Object<'a> {
     Dict(Vec<(Value, Value)>),
     Global(Global),
     Storage(Storage<'a>),
-    Tensor(TensorView<'a>),
+    /// Boxed, so that the many small objects stay small.
+    Tensor(Box<TensorView<'a>>),
     /// A set, bytes, a device: carried, never looked into.
     Opaque,
 }
@@ -540,7 +541,7 @@ impl<'a> Machine<'a> {
             (Global::Device, _) => self.push(Object::Opaque),
             (Global::RebuildTensor, &[storage, offset, shape, strides, _, _, ..]) => {
                 let tensor = self.tensor(storage, offset, shape, strides)?;
-                self.push(Object::Tensor(tensor));
+                self.push(Object::Tensor(Box::new(tensor)));
             }
             _ => return Err(self.malformed(format!("{global:?} called with arguments it does not take"))),
         }
