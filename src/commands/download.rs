@@ -20,15 +20,15 @@ pub(crate) struct DownloadArgs {
 pub(crate) fn run(args: DownloadArgs) -> Result<(), Error> {
     let hub = Hub::from_env()?;
     let Some(name) = args.name else {
-        println!("published checkpoints (https://huggingface.co/{REPOSITORY}):");
-        for model in PUBLISHED {
-            let state = if hub.converted(&model).exists() { "in the cache" } else { "" };
-            println!("  {:<24} {:<6} {:>3} px  {state}", model.name, model.variant, model.resolution);
-        }
-        return Ok(());
+        return super::print(|out| {
+            writeln!(out, "published checkpoints (https://huggingface.co/{REPOSITORY}):")?;
+            PUBLISHED.iter().try_for_each(|model| {
+                let state = if hub.converted(model).exists() { "  in the cache" } else { "" };
+                writeln!(out, "  {:<24} {:<6} {:>3} px{state}", model.name, model.variant.name(), model.resolution)
+            })
+        });
     };
     let model = Published::named(&name)?;
     let path = hub.fetch(&model, args.force)?;
-    println!("{}", path.display());
-    Ok(())
+    super::print(|out| writeln!(out, "{}", path.display()))
 }

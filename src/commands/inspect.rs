@@ -28,8 +28,9 @@ pub(crate) struct InspectArgs {
 pub(crate) fn run(args: InspectArgs) -> Result<(), Error> {
     let checkpoint = Checkpoint::open(&args.file)?;
     let recognised = checkpoint.recognise(Hints { variant: args.variant, resolution: None });
-    let printed = if args.json { print_json(&checkpoint, &recognised) } else { print_table(&checkpoint, &recognised) };
-    printed.map_err(|source| Error::Io { action: "write to standard output".into(), source })?;
+    super::print(|out| {
+        if args.json { write_json(out, &checkpoint, &recognised) } else { write_table(out, &checkpoint, &recognised) }
+    })?;
     let (spec, _) = recognised?;
     let problems = checkpoint.problems(&spec);
     if problems.is_empty() {
@@ -40,8 +41,7 @@ pub(crate) fn run(args: InspectArgs) -> Result<(), Error> {
 
 type Recognised = Result<(segface::ModelSpec, Option<usize>), WeightsError>;
 
-fn print_table(checkpoint: &Checkpoint, recognised: &Recognised) -> io::Result<()> {
-    let mut out = io::stdout().lock();
+fn write_table(out: &mut dyn Write, checkpoint: &Checkpoint, recognised: &Recognised) -> io::Result<()> {
     let width = checkpoint.tensors.keys().map(String::len).max().unwrap_or(0);
     let mut values = 0;
     for (name, tensor) in &checkpoint.tensors {
@@ -60,7 +60,7 @@ fn print_table(checkpoint: &Checkpoint, recognised: &Recognised) -> io::Result<(
     Ok(())
 }
 
-fn print_json(checkpoint: &Checkpoint, recognised: &Recognised) -> io::Result<()> {
+fn write_json(out: &mut dyn Write, checkpoint: &Checkpoint, recognised: &Recognised) -> io::Result<()> {
     let tensors: serde_json::Map<_, _> = checkpoint
         .tensors
         .iter()
@@ -83,7 +83,6 @@ fn print_json(checkpoint: &Checkpoint, recognised: &Recognised) -> io::Result<()
         "recognised": recognised,
         "tensors": tensors,
     });
-    let mut out = io::stdout().lock();
-    serde_json::to_writer_pretty(&mut out, &report)?;
+    serde_json::to_writer_pretty(&mut *out, &report)?;
     writeln!(out)
 }

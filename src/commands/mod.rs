@@ -3,3 +3,17 @@
 pub(crate) mod convert;
 pub(crate) mod download;
 pub(crate) mod inspect;
+
+use segface::Error;
+use std::io::{self, Write};
+
+/// Writes to standard output. A reader that has seen enough (`| head`) is no error.
+fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Error> {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    match write(&mut out).and_then(|()| out.flush()) {
+        Err(source) if source.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Error::Io { action: "write to standard output".into(), source })
+        }
+        _ => Ok(()),
+    }
+}

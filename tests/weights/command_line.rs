@@ -11,7 +11,7 @@ use segface::{
 use std::{
     fs,
     path::Path,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
 
 fn segface(arguments: &[&str], folder: &Path) -> Output {
@@ -162,6 +162,20 @@ fn inspect_lists_tensors_and_what_they_are() {
     assert!(
         String::from_utf8_lossy(&segface(&["inspect", "model_299.pt"], folder).stdout).contains("linear_fuse.weight")
     );
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("weights/segface_mobilenet_celeb_demo.safetensors");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_segface"))
+        .args([Path::new("inspect"), &demo])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]
