@@ -1,6 +1,6 @@
 //! What the kernel means.
 
-use crate::{Act, Element};
+use crate::{Act, DType, Element};
 use serde::{Deserialize, Serialize};
 
 /// `out[b, y, x, c] = act(bias[c] + Σ_{i, j} in[b, y·s + i − p, x·s + j − p, c] · weight[i·k + j, c])`, p = (k − 1)/2.
@@ -22,6 +22,25 @@ pub struct DepthwiseSpec {
     pub act: Act,
     /// Whether to sum the output over each image.
     pub pool: bool,
+}
+
+impl DepthwiseSpec {
+    /// Output height and width: the input's divided by the stride, rounded up.
+    pub fn output(&self) -> [usize; 2] {
+        self.input.map(|side| side.div_ceil(self.stride))
+    }
+
+    /// Floating-point operations, two per multiply-add; bias, activation and sums are not counted.
+    pub fn flops(&self) -> usize {
+        let [height, width] = self.output();
+        2 * self.batch * height * width * self.channels * self.kernel * self.kernel
+    }
+
+    /// Bytes read and written once each: input, f32 weight, output.
+    pub fn bytes(&self, dtype: DType) -> usize {
+        let pixels = self.input[0] * self.input[1] + self.output()[0] * self.output()[1];
+        self.batch * pixels * self.channels * dtype.size() + self.kernel * self.kernel * self.channels * 4
+    }
 }
 
 /// Operands of one call.

@@ -1,6 +1,6 @@
 //! What the kernel means.
 
-use crate::{Act, Element};
+use crate::{Act, DType, Element};
 use serde::{Deserialize, Serialize};
 
 /// One elementwise operator on x [rows, channels].
@@ -12,6 +12,29 @@ pub struct ElementwiseSpec {
     pub channels: usize,
     /// What is computed.
     pub op: ElementwiseOp,
+}
+
+impl ElementwiseSpec {
+    /// Elements of x and out.
+    pub fn len(&self) -> usize {
+        self.rows * self.channels
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Floating-point operations: one per element, two for batch norm, whose factors are computed once per channel.
+    pub fn flops(&self) -> usize {
+        self.len() * if matches!(self.op, ElementwiseOp::BatchNorm { .. }) { 2 } else { 1 }
+    }
+
+    /// Bytes read and written once each; the operands that are repeated over rows are not counted.
+    pub fn bytes(&self, dtype: DType) -> usize {
+        let others = if let ElementwiseOp::Add { other_rows } = self.op { other_rows * self.channels } else { 0 };
+        (2 * self.len() + others) * dtype.size()
+    }
 }
 
 /// What an elementwise call computes.

@@ -1,6 +1,6 @@
 //! What the kernel means.
 
-use crate::Element;
+use crate::{DType, Element};
 use serde::{Deserialize, Serialize};
 
 /// `out[r] = (x[r] − mean(x[r])) / √(var(x[r]) + eps) · γ + β`, biased variance, statistics in f32 (two passes or Welford:
@@ -13,6 +13,18 @@ pub struct LayerNormSpec {
     pub channels: usize,
     /// ε
     pub eps: f32,
+}
+
+impl LayerNormSpec {
+    /// Floating-point operations: one for the mean, three for the variance, four for the result.
+    pub fn flops(&self) -> usize {
+        8 * self.rows * self.channels
+    }
+
+    /// Bytes read and written once each.
+    pub fn bytes(&self, dtype: DType) -> usize {
+        2 * self.rows * self.channels * dtype.size() + 8 * self.channels
+    }
 }
 
 /// Operands of one call.

@@ -22,6 +22,18 @@ pub struct SqueezeExciteSpec {
     pub gate_act: Act,
 }
 
+impl SqueezeExciteSpec {
+    /// Floating-point operations, two per multiply-add.
+    pub fn flops(&self) -> usize {
+        4 * self.batch * self.channels * self.squeeze
+    }
+
+    /// Bytes read and written once each: sums, both weights and biases, gate.
+    pub fn bytes(&self) -> usize {
+        4 * (2 * self.batch * self.channels + 2 * self.channels * self.squeeze + self.channels + self.squeeze)
+    }
+}
+
 /// Operands of one call, all f32 row-major.
 pub struct SqueezeExciteOperands<'a> {
     /// [batch, C]: sums over the image's pixels.
