@@ -228,6 +228,8 @@ pub enum Op {
     MaxPool(kernels::resample::MaxPoolSpec),
     /// Sum over an image.
     SumPool(kernels::resample::SumPoolSpec),
+    /// Change of element type, where an un-fused plan crosses from activations to what stays f32.
+    Convert(kernels::elementwise::ConvertSpec),
 }
 
 /// One operator at work.

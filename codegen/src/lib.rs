@@ -1,16 +1,19 @@
 //! The compiler: model → graph → passes → plan. Pure: no files, no device, no clock.
 
+mod builder;
+pub mod check;
+mod cost;
+mod error;
+pub mod explain;
 pub mod ir;
 mod manifest;
+pub mod models;
+pub mod passes;
+pub mod plan;
+mod signature;
 mod spec;
 pub mod weights;
 
+pub use error::CodegenError;
 pub use manifest::{TensorDecl, WeightSource, manifest};
 pub use spec::{Backbone, ModelSpec, Variant};
-
-mod models {
-    //! One short file per backbone and one for the decoder.
-    pub(crate) fn manifest(_spec: &crate::ModelSpec) -> Vec<crate::TensorDecl> {
-        Vec::new()
-    }
-}

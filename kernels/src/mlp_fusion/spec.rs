@@ -18,6 +18,13 @@ pub struct MlpFusionSpec {
     pub width: usize,
 }
 
+impl MlpFusionSpec {
+    /// Elements of the projected maps of taps 1 to 3.
+    pub fn projected_len(&self) -> usize {
+        self.taps[1..].iter().map(|[height, width, _]| self.batch * height * width * self.width).sum()
+    }
+}
+
 /// Operands of one call.
 pub struct MlpFusionOperands<'a, T: Element> {
     /// [batch, h_i, w_i, C_i]

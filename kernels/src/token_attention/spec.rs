@@ -31,6 +31,13 @@ pub struct ImagePassSpec {
     pub eps: f32,
 }
 
+impl ImagePassSpec {
+    /// Numbers of working memory a call needs.
+    pub fn workspace_len(&self) -> usize {
+        0
+    }
+}
+
 /// Operands of one pass. Those of a half that the spec leaves out are empty slices.
 pub struct ImagePassOperands<'a, T: Element> {
     /// [P, 256] positional encoding, f32 in every precision.

@@ -1,0 +1,42 @@
+//! What the compiler can refuse.
+
+use crate::ModelSpec;
+use std::fmt::Write;
+
+/// Why a network was not compiled.
+#[derive(Debug, thiserror::Error)]
+pub enum CodegenError {
+    /// The network cannot take images of that size.
+    #[error("{model} cannot take {batch} image(s) of {height}x{width} pixels: {reason}")]
+    Size {
+        /// Which network.
+        model: ModelSpec,
+        /// Images in one run.
+        batch: usize,
+        /// Height asked for.
+        height: usize,
+        /// Width asked for.
+        width: usize,
+        /// What is wrong with it and what would do.
+        reason: String,
+    },
+    /// The weights are not those of the network.
+    #[error("the weights do not fit the network:{}", list(missing, misshapen))]
+    Weights {
+        /// Names of tensors that are not there.
+        missing: Vec<String>,
+        /// Name, expected shape and found shape of tensors that are.
+        misshapen: Vec<(String, Vec<usize>, Vec<usize>)>,
+    },
+}
+
+fn list(missing: &[String], misshapen: &[(String, Vec<usize>, Vec<usize>)]) -> String {
+    let mut text = String::new();
+    for name in missing {
+        let _ = write!(text, "\n  {name} is missing");
+    }
+    for (name, expected, found) in misshapen {
+        let _ = write!(text, "\n  {name} has shape {found:?}, expected {expected:?}");
+    }
+    text
+}

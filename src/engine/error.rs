@@ -1,0 +1,60 @@
+//! What can go wrong between a plan and its results.
+
+use segface_codegen::CodegenError;
+use segface_codegen::ir::Output;
+use segface_kernels::Isa;
+use std::path::PathBuf;
+
+/// Why a plan could not be made, loaded or run.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The network could not be compiled.
+    #[error(transparent)]
+    Codegen(#[from] CodegenError),
+    /// This CPU lacks an instruction set that was asked for.
+    #[error("this CPU does not have the instruction set {}; it has {}", wanted.name(), have.iter().map(|i| i.name()).collect::<Vec<_>>().join(", "))]
+    WrongCpu {
+        /// What was asked for.
+        wanted: Isa,
+        /// What this CPU has.
+        have: Vec<Isa>,
+    },
+    /// The plan contradicts itself.
+    #[error("this engine does not hold together: {reason}; compile the model again")]
+    Broken {
+        /// What does not fit.
+        reason: String,
+    },
+    /// The input has another size.
+    #[error("the input has {found} numbers, but this engine takes {expected:?} (batch, height, width, channels)")]
+    InputLength {
+        /// The plan's input shape.
+        expected: Vec<usize>,
+        /// What was given.
+        found: usize,
+    },
+    /// The plan does not compute that output.
+    #[error("this engine was compiled without the output {output:?}; compile it with that output")]
+    NoSuchOutput {
+        /// What was asked for.
+        output: Output,
+    },
+    /// The file is not an engine of this program.
+    #[error("{}: {reason}", path.display())]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// What was found and what to do.
+        reason: String,
+    },
+    /// The operating system refused.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// `read` or `write`.
+        action: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// Its reason.
+        source: std::io::Error,
+    },
+}
