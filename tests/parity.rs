@@ -24,7 +24,7 @@ fn errors(case: &Case, out: &Outputs) -> Vec<(&'static str, f64)> {
 }
 
 fn check(name: &str) {
-    tch::set_num_threads(2);
+    tch::set_num_threads(1);
     let case = Case::load(name);
     let weights = SeededWeights::new(case.spec);
     let run = |kind: Kind| {
