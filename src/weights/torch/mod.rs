@@ -8,6 +8,7 @@
 //! Nothing is decompressed, so no file unfolds to more than its own size, and tensors that lie contiguously are views of
 //! the mapped file.
 
+mod object;
 mod pickle;
 
 pub use pickle::PickleError;
@@ -17,7 +18,8 @@ use super::{
     safetensors_file::Contents,
     tensor::{Bytes, byte_len},
 };
-use pickle::{MAX_PICKLE, Object, TensorView, Unpickled, Value};
+use object::{Object, TensorView, Unpickled, Value};
+use pickle::MAX_PICKLE;
 use std::{
     collections::{BTreeMap, HashMap},
     io::Cursor,
