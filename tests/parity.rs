@@ -6,7 +6,7 @@
 
 use segface_codegen::Variant;
 use segface_reference::{Model, Outputs, mask_head};
-use segface_tests::{judge::Errors, parity::Case, seeded::SeededWeights};
+use segface_tests::{judge::Errors, parity::Case};
 use tch::Kind;
 
 /// Relative L2 error of each stored tensor.
@@ -26,7 +26,7 @@ fn errors(case: &Case, out: &Outputs) -> Vec<(&'static str, f64)> {
 fn check(name: &str) {
     tch::set_num_threads(1);
     let case = Case::load(name);
-    let weights = SeededWeights::new(case.spec);
+    let weights = segface::weights::seeded(case.spec);
     let run = |kind: Kind| {
         let model = Model::new(case.spec, &weights, kind);
         model.forward(&case.input(), Some(&case.landmarks())).unwrap_or_else(|e| panic!("{name}: {e}"))

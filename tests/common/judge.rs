@@ -201,12 +201,13 @@ pub fn label_flips(logits: &Tensor, truth: &Tensor) -> Flips {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use segface::weights::seeded_values;
 
     const SIZE: usize = 1000;
 
     /// A truth, libtorch's f32 rounding of it as the peer, and that peer's values.
     fn problem() -> (Tensor, Tensor, Vec<f32>) {
-        let values: Vec<f64> = crate::seeded::uniform("judge").take(SIZE).map(|u| u / 3.0).collect();
+        let values: Vec<f64> = seeded_values("judge", SIZE).iter().map(|&u| f64::from(u) / 3.0).collect();
         let truth = Tensor::from_slice(&values).view([10, -1]);
         let rounded: Vec<f32> = values.iter().map(|&v| v as f32).collect();
         (truth.shallow_clone(), truth.to_kind(Kind::Float), rounded)

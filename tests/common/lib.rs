@@ -2,13 +2,12 @@
 //!
 //! A kernel's test draws problems with [`problems::random_problems`], makes their numbers with [`operand::Values`] and
 //! lets [`problems::judge_kernel`] run them with every instruction set and thread count; whole networks are compared
-//! with [`parity::Case`] and with the reference on [`seeded`] weights. What is accepted is decided in [`judge`] alone.
+//! with [`parity::Case`] and with the reference on seeded weights ([`segface::weights::seeded`]). What is accepted is decided in [`judge`] alone.
 
 pub mod judge;
 pub mod operand;
 pub mod parity;
 pub mod problems;
-pub mod seeded;
 
 use std::path::PathBuf;
 

@@ -1,7 +1,7 @@
 //! The numbers of a problem, for our kernels and for libtorch alike.
 
-use crate::seeded::uniform;
 use proptest::prelude::*;
+use segface::weights::seeded_values;
 use segface_kernels::Element;
 use tch::{Kind, Tensor};
 
@@ -44,30 +44,31 @@ pub fn unit_values() -> impl Strategy<Value = Values> {
 impl Values {
     /// An activation: values of this problem's spread, rounded to `T` so that all sides compute with the same numbers.
     pub fn input<T: Element>(&self, name: &str, shape: &[usize]) -> Operand {
-        let values = self.unit(name).enumerate().map(|(i, v)| match self.spread {
+        self.operand::<T>(name, shape, |i, v| match self.spread {
             Spread::Unit => v,
             Spread::Offset => v + 8.0,
             Spread::Tiny => v * 1e-3,
             Spread::Outliers if i % 61 == 7 => v * 30.0,
             Spread::Outliers => v,
-        });
-        Operand::new::<T>(shape, values)
+        })
     }
 
     /// A weight: variance `scale²` whatever the spread, rounded to `T`. For a product over k values, `1/√k` keeps the
     /// result's variance.
-    pub fn weight<T: Element>(&self, name: &str, shape: &[usize], scale: f64) -> Operand {
-        Operand::new::<T>(shape, self.unit(name).map(|v| v * scale))
+    pub fn weight<T: Element>(&self, name: &str, shape: &[usize], scale: f32) -> Operand {
+        self.operand::<T>(name, shape, |_, v| v * scale)
     }
 
-    /// A norm's or layer scale's factor: 1 ± 0.3, rounded to `T`.
+    /// A norm's or layer scale's factor: within 1 ± 0.3, rounded to `T`.
     pub fn factor<T: Element>(&self, name: &str, shape: &[usize]) -> Operand {
-        Operand::new::<T>(shape, self.unit(name).map(|v| 1.0 + 0.3 * v / 3f64.sqrt()))
+        self.operand::<T>(name, shape, |_, v| 1.0 + 0.17 * v)
     }
 
-    /// Uniform, mean 0, variance 1.
-    fn unit(&self, name: &str) -> impl Iterator<Item = f64> {
-        uniform(&format!("{name}/{}", self.seed)).map(|u| u * 3f64.sqrt())
+    /// `value` makes each element from its index and a uniform number of mean 0 and variance 1.
+    fn operand<T: Element>(&self, name: &str, shape: &[usize], value: impl Fn(usize, f32) -> f32) -> Operand {
+        let uniform = seeded_values(&format!("{name}/{}", self.seed), shape.iter().product());
+        let values = uniform.iter().enumerate().map(|(i, u)| value(i, u * 3f32.sqrt()));
+        Operand { shape: shape.to_vec(), values: values.map(|v| T::from_f32(v).to_f32()).collect() }
     }
 }
 
@@ -79,14 +80,6 @@ pub struct Operand {
 }
 
 impl Operand {
-    /// The first values of `values` that fill `shape`, rounded to `T`.
-    pub fn new<T: Element>(shape: &[usize], values: impl Iterator<Item = f64>) -> Operand {
-        let count = shape.iter().product();
-        let values: Vec<f32> = values.take(count).map(|v| T::from_f32(v as f32).to_f32()).collect();
-        assert_eq!(values.len(), count, "values to fill {shape:?}");
-        Operand { shape: shape.to_vec(), values }
-    }
-
     /// The values in row-major order.
     pub fn f32(&self) -> &[f32] {
         &self.values

@@ -1,7 +1,8 @@
 //! The published network's own outputs, from `fixtures/parity`.
 
-use crate::{fixtures, seeded::uniform};
+use crate::fixtures;
 use safetensors::SafeTensors;
+use segface::weights::seeded_values;
 use segface_codegen::ModelSpec;
 use std::fs;
 use tch::{Kind, Tensor};
@@ -94,6 +95,6 @@ impl Case {
 /// The seeded input of every case: [N, 3, H, W], f64 holding f32 values.
 pub fn input(batch: i64, height: i64, width: i64) -> Tensor {
     let count = (batch * 3 * height * width) as usize;
-    let values: Vec<f32> = uniform("input").take(count).map(|u| (2.0 * u) as f32).collect();
-    Tensor::from_slice(&values).view([batch, 3, height, width]).to_kind(Kind::Double)
+    let values = Tensor::from_slice(&seeded_values("input", count)).to_kind(Kind::Double) * 2.0;
+    values.view([batch, 3, height, width])
 }
