@@ -18,7 +18,7 @@ pub fn encode_labels(out: impl Write, map: &LabelMap, palette: &[[u8; 3]]) -> io
     encoder.set_color(png::ColorType::Indexed);
     encoder.set_depth(png::BitDepth::Eight);
     encoder.set_palette(palette.concat());
-    encoder.set_compression(png::Compression::Fast);
+    encoder.set_compression(png::Compression::Fastest);
     let mut writer = encoder.write_header()?;
     writer.write_image_data(&map.labels)?;
     Ok(writer.finish()?)
@@ -47,7 +47,7 @@ pub fn encode_overlay(
     let mut encoder = png::Encoder::new(out, width, height);
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
-    encoder.set_compression(png::Compression::Fast);
+    encoder.set_compression(png::Compression::Fastest);
     let mut writer = encoder.write_header()?;
     writer.write_image_data(&pixels)?;
     Ok(writer.finish()?)

@@ -20,7 +20,7 @@
 //! # Labels at another size
 //!
 //! `labels[y, x] = argmax_t bilinear(logits[·,·,t])(y, x)`, half-pixel centres (`align_corners = False`), first index on ties,
-//! a NaN never wins. See [`super::LabelResizer`] for why most pixels need no arithmetic.
+//! a NaN counting as −∞. See [`super::LabelResizer`] for why most pixels need no arithmetic.
 
 /// ImageNet's channel means (R, G, B), in units of full scale.
 pub const MEAN: [f32; 3] = [0.485, 0.456, 0.406];

@@ -1,7 +1,8 @@
 //! Class colours and boundaries over the photo.
 
+use super::{Tier, regions::run_length};
 use crate::Context;
-use crate::context::Disjoint;
+use crate::context::{Disjoint, scratch_bytes};
 use crate::image::BlendStyle;
 
 /// Rows that one task of the parallel loop handles.
@@ -26,29 +27,86 @@ pub fn blend_labels(
 ) {
     assert_eq!(labels.len(), width * height, "label map of {width}×{height}");
     assert_eq!(pixels.len(), 3 * width * height, "RGB8 of {width}×{height}");
-    let weight = |share: f32| (share.clamp(0.0, 1.0) * 256.0).round() as u32;
-    let (fill, line) = (weight(style.fill), weight(style.line));
+    let weight = |share: f32| (share.clamp(0.0, 1.0) * 256.0).round() as u16;
+    let paint = Paint { palette, fill: weight(style.fill), line: weight(style.line), line_width: style.line_width };
+    let tier = Tier::of(ctx);
     let shared = Disjoint::new(pixels);
-    ctx.parallel(height.div_ceil(ROWS_PER_TASK), 0, |task, _| {
+    ctx.parallel(height.div_ceil(ROWS_PER_TASK), scratch_bytes::<u8>(width), |task, mut scratch| {
+        let edges = scratch.take::<u8>(width);
         for y in task * ROWS_PER_TASK..((task + 1) * ROWS_PER_TASK).min(height) {
             let row = &labels[y * width..(y + 1) * width];
-            let below_y = (y + style.line_width).min(height - 1);
-            let below = &labels[below_y * width..(below_y + 1) * width];
+            let below = &labels[(y + style.line_width).min(height - 1) * width..][..width];
             // SAFETY: each `y` belongs to one task.
             let pixels = unsafe { shared.slice(3 * y * width, 3 * width) };
-            for (x, pixel) in pixels.chunks_exact_mut(3).enumerate() {
-                let label = row[x];
-                let right = (x + style.line_width).min(width - 1);
-                let neighbours = [row[right], below[x], below[right]];
-                match neighbours.into_iter().find(|&other| other != label) {
-                    // A boundary takes its tone from the part, not from the background beside it.
-                    Some(other) => mix(pixel, palette[usize::from(label.max(other))].map(lighten), line),
-                    None if label != 0 => mix(pixel, palette[usize::from(label)], fill),
-                    None => {}
-                }
+            match tier {
+                Tier::Portable => paint.row(row, below, edges, pixels),
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: the CPU has what a context's instruction set needs.
+                Tier::Avx2 => unsafe { paint.row_avx2(row, below, edges, pixels) },
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: as above.
+                Tier::Avx512 => unsafe { paint.row_avx512(row, below, edges, pixels) },
             }
         }
     });
+}
+
+/// Colours and weights (of 256).
+struct Paint<'a> {
+    palette: &'a [[u8; 3]],
+    fill: u16,
+    line: u16,
+    line_width: usize,
+}
+
+impl Paint<'_> {
+    /// One row of pixels; `below` is the row of labels one line width further down. `edges` holds 1 where a boundary is, so that
+    /// the rest goes in runs of one colour.
+    #[inline(always)]
+    fn row(&self, row: &[u8], below: &[u8], edges: &mut [u8], pixels: &mut [u8]) {
+        let width = row.len();
+        let near = width - self.line_width.min(width);
+        let (edges, below) = (&mut edges[..width], &below[..width]);
+        for x in 0..near {
+            let (label, right) = (row[x], x + self.line_width);
+            edges[x] = u8::from((row[right] != label) | (below[x] != label) | (below[right] != label));
+        }
+        let last = width - 1;
+        for x in near..width {
+            edges[x] = u8::from((row[last] != row[x]) | (below[x] != row[x]) | (below[last] != row[x]));
+        }
+        let mut start = 0;
+        while start < width {
+            let label = row[start];
+            if edges[start] != 0 {
+                // A boundary takes its tone from the part, not from the background beside it.
+                let right = (start + self.line_width).min(last);
+                let others = [row[right], below[start], below[right]];
+                let other = others.into_iter().find(|&other| other != label).unwrap_or(label);
+                let color = self.palette[usize::from(label.max(other))].map(lighten);
+                mix(&mut pixels[3 * start..3 * start + 3], color, self.line);
+                start += 1;
+                continue;
+            }
+            let run = run_length(&row[start..], label).min(run_length(&edges[start..], 0));
+            if label != 0 {
+                mix(&mut pixels[3 * start..3 * (start + run)], self.palette[usize::from(label)], self.fill);
+            }
+            start += run;
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2")]
+    fn row_avx512(&self, row: &[u8], below: &[u8], edges: &mut [u8], pixels: &mut [u8]) {
+        self.row(row, below, edges, pixels);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2")]
+    fn row_avx2(&self, row: &[u8], below: &[u8], edges: &mut [u8], pixels: &mut [u8]) {
+        self.row(row, below, edges, pixels);
+    }
 }
 
 /// Halfway to white.
@@ -56,9 +114,21 @@ fn lighten(channel: u8) -> u8 {
     channel / 2 + 128
 }
 
-/// `pixel += (color − pixel)·weight/256`, rounded.
-fn mix(pixel: &mut [u8], color: [u8; 3], weight: u32) {
-    for (value, color) in pixel.iter_mut().zip(color) {
-        *value = ((u32::from(*value) * (256 - weight) + u32::from(color) * weight + 128) / 256) as u8;
+/// `value += (color − value)·weight/256`, rounded, for every pixel of a run.
+#[inline(always)]
+fn mix(pixels: &mut [u8], color: [u8; 3], weight: u16) {
+    /// Bytes at a time: a whole number of pixels and of vectors.
+    const CHUNK: usize = 96;
+    let keep = 256 - weight;
+    // At most 255·256 + 128: sixteen bits hold it.
+    let add: [u16; CHUNK] = std::array::from_fn(|i| u16::from(color[i % 3]) * weight + 128);
+    let (chunks, rest) = pixels.as_chunks_mut::<CHUNK>();
+    for chunk in chunks {
+        for (value, add) in chunk.iter_mut().zip(add) {
+            *value = ((u16::from(*value) * keep + add) >> 8) as u8;
+        }
+    }
+    for (value, add) in rest.iter_mut().zip(add) {
+        *value = ((u16::from(*value) * keep + add) >> 8) as u8;
     }
 }

@@ -21,8 +21,8 @@ const BANDS_PER_TASK: usize = 4;
 #[cfg(target_arch = "x86_64")]
 const MOST_VECTOR_CLASSES: usize = 32;
 
-/// Label of each of the pixels of `logits` `[pixels, classes]`: the first index of the largest value. A NaN never wins;
-/// a pixel of nothing but NaN gets 0. Overwrites `labels` `[pixels]`.
+/// Label of each of the pixels of `logits` `[pixels, classes]`: the first index of the largest value, a NaN
+/// counting as −∞. Overwrites `labels` `[pixels]`.
 ///
 /// # Panics
 /// If a length does not fit, there are more than 256 classes or none.
@@ -41,25 +41,42 @@ pub fn argmax_labels(ctx: &mut Context, logits: &[f32], classes: usize, labels: 
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the CPU has what a context's instruction set needs.
             Tier::Avx512 if classes <= MOST_VECTOR_CLASSES => unsafe { x86::argmax_rows(logits, classes, labels) },
-            _ => {
-                for (label, values) in labels.iter_mut().zip(logits.chunks_exact(classes)) {
-                    *label = argmax(values);
-                }
-            }
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Tier::Avx2 | Tier::Avx512 => unsafe { x86::argmax_rows_avx2(logits, classes, labels) },
+            Tier::Portable => argmax_rows(logits, classes, labels),
         }
     });
 }
 
-/// First index of the largest value; NaN never wins.
+/// First index of the largest value, a NaN counting as −∞. Largest first, in lanes, then where it is: a running pair of both would be a
+/// chain of as many dependent steps as there are classes.
 #[inline(always)]
 fn argmax(values: &[f32]) -> u8 {
-    let (mut best, mut label) = (f32::NEG_INFINITY, 0);
-    for (index, &value) in values.iter().enumerate() {
-        if value > best {
-            (best, label) = (value, index);
+    const LANES: usize = 8;
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let mut best = [f32::NEG_INFINITY; LANES];
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    for chunk in chunks {
+        for lane in 0..LANES {
+            best[lane] = larger(best[lane], chunk[lane]);
         }
     }
-    label as u8
+    for (best, &value) in best.iter_mut().zip(rest) {
+        *best = larger(*best, value);
+    }
+    let best = best.into_iter().fold(f32::NEG_INFINITY, larger);
+    if best == f32::NEG_INFINITY {
+        return 0;
+    }
+    values.iter().position(|&value| value == best).unwrap_or(0) as u8
+}
+
+#[inline(always)]
+fn argmax_rows(logits: &[f32], classes: usize, labels: &mut [u8]) {
+    for (label, values) in labels.iter_mut().zip(logits.chunks_exact(classes)) {
+        *label = argmax(values);
+    }
 }
 
 /// Output index to source: `(lower neighbour, weight of the upper one)`, half-pixel centres, as torch computes it in f32.
@@ -296,6 +313,11 @@ mod x86 {
         for (label, &weight) in labels.iter_mut().zip(across) {
             *label = first_largest(mix(left, right, weight));
         }
+    }
+
+    #[target_feature(enable = "avx2")]
+    pub(super) fn argmax_rows_avx2(logits: &[f32], classes: usize, labels: &mut [u8]) {
+        super::argmax_rows(logits, classes, labels);
     }
 
     #[target_feature(enable = "avx2")]

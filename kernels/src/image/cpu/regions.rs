@@ -57,7 +57,8 @@ pub fn class_regions(labels: &[u8], width: usize, height: usize, classes: usize)
 }
 
 /// How many labels from the start equal `label`.
-fn run_length(labels: &[u8], label: u8) -> usize {
+#[inline(always)]
+pub(super) fn run_length(labels: &[u8], label: u8) -> usize {
     const WORD: usize = 8;
     let wanted = [label; WORD];
     let mut length = 0;

@@ -422,6 +422,18 @@ fn unwarping_undoes_the_warp_where_the_face_is() {
 }
 
 #[test]
+fn the_vectorised_tanh_is_close_to_the_exact_one() {
+    let worst = (0..200_000)
+        .map(|i| {
+            let x = i as f32 * 1e-4;
+            (f64::from(super::warp::tanh(x)) - f64::from(x).tanh()).abs()
+        })
+        .fold(0.0, f64::max);
+    assert!(worst < 1.5e-7, "{worst}");
+    assert_eq!(super::warp::tanh(f32::MAX), 1.0);
+}
+
+#[test]
 fn points_without_a_face_are_refused() {
     let size = (64, 64);
     assert_eq!(FaceWarp::fit(&[[3.0, 3.0]; 5], size, size), Err(WarpError::Degenerate));

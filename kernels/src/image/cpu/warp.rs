@@ -38,8 +38,46 @@ pub enum WarpError {
     Degenerate,
 }
 
-/// Writes the sampling positions (x, y) of an output row, in pixels of the source.
-type Grid<'a> = dyn Fn(usize, &mut [f32], &mut [f32]) + Sync + 'a;
+/// Where each output row samples the source.
+trait Grid: Sync {
+    /// Writes the positions (x, y) of row `y`, in pixels of the source.
+    fn row(&self, y: usize, xs: &mut [f32], ys: &mut [f32]);
+}
+
+/// From the warped frame to the image. The bend acts on each axis by itself before the similarity mixes them, so it is taken once
+/// per column and row, not per pixel.
+struct InwardGrid {
+    matrix: Affine,
+    columns: Vec<f32>,
+    rows: Vec<f32>,
+}
+
+impl Grid for InwardGrid {
+    #[inline(always)]
+    fn row(&self, y: usize, xs: &mut [f32], ys: &mut [f32]) {
+        for ((&column, x), y_out) in self.columns.iter().zip(xs).zip(ys) {
+            (*x, *y_out) = apply(&self.matrix, column, self.rows[y]);
+        }
+    }
+}
+
+/// From the image to the warped frame, of the given size.
+struct OutwardGrid {
+    matrix: Affine,
+    warped: (f32, f32),
+}
+
+impl Grid for OutwardGrid {
+    #[inline(always)]
+    fn row(&self, y: usize, xs: &mut [f32], ys: &mut [f32]) {
+        let (width, height) = self.warped;
+        for (column, (x, y_out)) in xs.iter_mut().zip(ys).enumerate() {
+            let (qx, qy) = apply(&self.matrix, column as f32, y as f32);
+            *x = (unbend(qx / width * 2.0 - 1.0) + 1.0) / 2.0 * width;
+            *y_out = (unbend(qy / height * 2.0 - 1.0) + 1.0) / 2.0 * height;
+        }
+    }
+}
 
 /// Affine map `[x', y'] = [m0·x + m1·y + m2, m3·x + m4·y + m5]`.
 type Affine = [f32; 6];
@@ -108,15 +146,9 @@ impl FaceWarp {
         let (width, height) = self.warped;
         let (size_w, size_h) = (width as f32, height as f32);
         let bent = |index: usize, size: f32| (bend(index as f32 / size * 2.0 - 1.0) + 1.0) / 2.0 * size;
-        // The bend acts on each axis by itself before the similarity mixes them: one atanh per row and column, not per pixel.
         let columns: Vec<f32> = (0..width).map(|x| bent(x, size_w)).collect();
         let rows: Vec<f32> = (0..height).map(|y| bent(y, size_h)).collect();
-        let matrix = &self.from_standard;
-        let grid = |y: usize, xs: &mut [f32], ys: &mut [f32]| {
-            for ((&column, x), y_out) in columns.iter().zip(xs).zip(ys) {
-                (*x, *y_out) = apply(matrix, column, rows[y]);
-            }
-        };
+        let grid = InwardGrid { matrix: self.from_standard, columns, rows };
         resample(ctx, (image, self.image), (out, self.warped), channels, &grid);
     }
 
@@ -126,15 +158,7 @@ impl FaceWarp {
     /// # Panics
     /// As [`FaceWarp::warp`].
     pub fn unwarp(&self, ctx: &mut Context, logits: &[f32], classes: usize, out: &mut [f32]) {
-        let (size_w, size_h) = (self.warped.0 as f32, self.warped.1 as f32);
-        let matrix = &self.to_standard;
-        let grid = |y: usize, xs: &mut [f32], ys: &mut [f32]| {
-            for (column, (x, y_out)) in xs.iter_mut().zip(ys).enumerate() {
-                let (qx, qy) = apply(matrix, column as f32, y as f32);
-                *x = (unbend(qx / size_w * 2.0 - 1.0) + 1.0) / 2.0 * size_w;
-                *y_out = (unbend(qy / size_h * 2.0 - 1.0) + 1.0) / 2.0 * size_h;
-            }
-        };
+        let grid = OutwardGrid { matrix: self.to_standard, warped: (self.warped.0 as f32, self.warped.1 as f32) };
         resample(ctx, (logits, self.warped), (out, self.image), classes, &grid);
     }
 }
@@ -145,7 +169,7 @@ fn resample(
     (source, source_size): (&[f32], (usize, usize)),
     (out, out_size): (&mut [f32], (usize, usize)),
     channels: usize,
-    grid: &Grid<'_>,
+    grid: &impl Grid,
 ) {
     assert_eq!(source.len(), source_size.0 * source_size.1 * channels, "source of {source_size:?} × {channels}");
     assert_eq!(out.len(), out_size.0 * out_size.1 * channels, "result of {out_size:?} × {channels}");
@@ -156,17 +180,16 @@ fn resample(
     ctx.parallel(out_size.1.div_ceil(ROWS_PER_TASK), 2 * scratch_bytes::<f32>(out_size.0), |task, mut scratch| {
         let (xs, ys) = (scratch.take::<f32>(out_size.0), scratch.take::<f32>(out_size.0));
         for y in task * ROWS_PER_TASK..((task + 1) * ROWS_PER_TASK).min(out_size.1) {
-            grid(y, xs, ys);
             // SAFETY: each `y` belongs to one task.
             let row = unsafe { shared.slice(y * row_len, row_len) };
             match tier {
-                Tier::Portable => sampler.row(xs, ys, row),
+                Tier::Portable => sampler.row(grid, y, (xs, ys), row),
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: the CPU has what a context's instruction set needs.
-                Tier::Avx2 => unsafe { sampler.row_avx2(xs, ys, row) },
+                Tier::Avx2 => unsafe { sampler.row_avx2(grid, y, (xs, ys), row) },
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: as above.
-                Tier::Avx512 => unsafe { sampler.row_avx512(xs, ys, row) },
+                Tier::Avx512 => unsafe { sampler.row_avx512(grid, y, (xs, ys), row) },
             }
         }
     });
@@ -193,17 +216,31 @@ fn bend(c: f32) -> f32 {
     }
 }
 
-/// From the standard frame to the warped frame, one axis.
+/// From the standard frame to the warped frame, one axis. Without a branch, so that rows of it become vectors.
 #[inline(always)]
 fn unbend(c: f32) -> f32 {
     let straight = 1.0 - WARP_FACTOR;
-    if c > straight {
-        ((c - 1.0 + WARP_FACTOR) / WARP_FACTOR).tanh() * WARP_FACTOR + 1.0 - WARP_FACTOR
-    } else if c < -straight {
-        ((c + 1.0 - WARP_FACTOR) / WARP_FACTOR).tanh() * WARP_FACTOR - 1.0 + WARP_FACTOR
-    } else {
-        c
-    }
+    // The published order of additions differs in sign only, and f32 rounds symmetrically.
+    let bent = tanh((c.abs() - 1.0 + WARP_FACTOR) / WARP_FACTOR) * WARP_FACTOR + 1.0 - WARP_FACTOR;
+    if c.abs() > straight { bent.copysign(c) } else { c }
+}
+
+/// Hyperbolic tangent of `x ≥ 0`, to an absolute error of 1.5e-7: `(1 − e)/(1 + e)` with `e = exp(−2x)`. Negative `x` give
+/// something finite that the caller does not use.
+#[inline(always)]
+pub(super) fn tanh(x: f32) -> f32 {
+    // Adding and subtracting 1.5·2²³ rounds to an integer.
+    const ROUND: f32 = 12_582_912.0;
+    let exponent = (x * (-2.0 * std::f32::consts::LOG2_E)).clamp(-126.0, 0.0);
+    let whole = (exponent + ROUND) - ROUND;
+    let rest = exponent - whole;
+    // 2^rest for |rest| ≤ ½: the Taylor series of exp(rest·ln 2).
+    const LN_2: f32 = std::f32::consts::LN_2;
+    let r = rest * LN_2;
+    let power =
+        1.0 + r * (1.0 + r * (0.5 + r * (1.0 / 6.0 + r * (1.0 / 24.0 + r * (1.0 / 120.0 + r * (1.0 / 720.0))))));
+    let e = power * f32::from_bits(((whole as i32 + 127) << 23) as u32);
+    (1.0 - e) / (1.0 + e)
 }
 
 /// `grid_sample(mode = "bilinear", padding_mode = "zeros", align_corners = False)` of channels-last data.
@@ -218,9 +255,10 @@ impl Sampler<'_> {
     /// Samples at the pixel coordinates (xs, ys), normalised and unnormalised again as the published code does, because those
     /// roundings are part of what the networks saw.
     #[inline(always)]
-    fn row(&self, xs: &[f32], ys: &[f32], out: &mut [f32]) {
+    fn row(&self, grid: &impl Grid, y: usize, (xs, ys): (&mut [f32], &mut [f32]), out: &mut [f32]) {
+        grid.row(y, xs, ys);
         let (size_w, size_h) = (self.width as f32, self.height as f32);
-        for ((&x, &y), values) in xs.iter().zip(ys).zip(out.chunks_exact_mut(self.channels)) {
+        for ((&mut x, &mut y), values) in xs.iter_mut().zip(ys).zip(out.chunks_exact_mut(self.channels)) {
             let x = ((x / size_w * 2.0 - 1.0) + 1.0) * (size_w / 2.0) - 0.5;
             let y = ((y / size_h * 2.0 - 1.0) + 1.0) * (size_h / 2.0) - 0.5;
             let (left, top) = (x.floor(), y.floor());
@@ -260,13 +298,13 @@ impl Sampler<'_> {
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2")]
-    fn row_avx512(&self, xs: &[f32], ys: &[f32], out: &mut [f32]) {
-        self.row(xs, ys, out);
+    fn row_avx512(&self, grid: &impl Grid, y: usize, at: (&mut [f32], &mut [f32]), out: &mut [f32]) {
+        self.row(grid, y, at, out);
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2")]
-    fn row_avx2(&self, xs: &[f32], ys: &[f32], out: &mut [f32]) {
-        self.row(xs, ys, out);
+    fn row_avx2(&self, grid: &impl Grid, y: usize, at: (&mut [f32], &mut [f32]), out: &mut [f32]) {
+        self.row(grid, y, at, out);
     }
 }
