@@ -55,8 +55,8 @@ impl Values {
 
     /// A weight: variance `scale²` whatever the spread, rounded to `T`. For a product over k values, `1/√k` keeps the
     /// result's variance.
-    pub fn weight<T: Element>(&self, name: &str, shape: &[usize], scale: f32) -> Operand {
-        self.operand::<T>(name, shape, |_, v| v * scale)
+    pub fn weight<T: Element>(&self, name: &str, shape: &[usize], scale: f64) -> Operand {
+        self.operand::<T>(name, shape, |_, v| v * scale as f32)
     }
 
     /// A norm's or layer scale's factor: within 1 ± 0.3, rounded to `T`.
