@@ -82,26 +82,27 @@ pub(super) fn from_tensors(
     file: &str,
     tensors: &BTreeMap<String, Tensor>,
 ) -> Result<(Backbone, &'static [Variant]), WeightsError> {
-    const CLASSES: [&[Variant]; 2] = [&[Variant::Celeb], &[Variant::Lapa, Variant::Helen]];
     let not_recognised = |reason: String| WeightsError::NotRecognised { file: file.into(), reason };
     if tensors.is_empty() {
         return Err(not_recognised("it holds no tensors".into()));
     }
-    let mut best: Option<(f64, Backbone, &'static [Variant])> = None;
-    for backbone in Backbone::ALL {
-        for variants in CLASSES {
-            let agreement = agreement(tensors, &ModelSpec { backbone, variant: variants[0] });
-            if best.is_none_or(|(most, ..)| agreement > most) {
-                best = Some((agreement, backbone, variants));
-            }
-        }
-    }
+    let celeb = Backbone::ALL.map(|backbone| {
+        let spec = ModelSpec { backbone, variant: Variant::Celeb };
+        (agreement(tensors, &spec), backbone)
+    });
+    // Missing or surplus class tokens lower the share of every backbone alike, so the best is found with any variant.
+    let best = celeb.into_iter().max_by(|a, b| a.0.total_cmp(&b.0));
     match best {
-        Some((agreement, backbone, variants)) if agreement >= LEAST_AGREEMENT => Ok((backbone, variants)),
+        Some((with_celeb, backbone)) if with_celeb >= LEAST_AGREEMENT => {
+            let with_lapa = agreement(tensors, &ModelSpec { backbone, variant: Variant::Lapa });
+            let variants: &[Variant] =
+                if with_celeb >= with_lapa { &[Variant::Celeb] } else { &[Variant::Lapa, Variant::Helen] };
+            Ok((backbone, variants))
+        }
         _ => {
             let examples: Vec<_> = tensors.keys().take(3).map(|name| format!("`{name}`")).collect();
             let closest = match best {
-                Some((agreement, backbone, _)) if agreement > 0.0 => {
+                Some((agreement, backbone)) if agreement > 0.0 => {
                     format!("; the closest, {backbone}, shares {:.0} %", 100.0 * agreement)
                 }
                 _ => String::new(),
