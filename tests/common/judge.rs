@@ -256,7 +256,7 @@ mod tests {
     fn rounding_to_bf16_once_passes_and_twice_the_roundings_do_not_hide_a_shift() {
         let (truth, _, ours) = problem();
         let peer = truth.to_kind(Kind::BFloat16);
-        let round = |f: f32| half::bf16::from_f32(f).to_f32();
+        let round = |f: f32| segface_kernels::bf16::from_f32(f).to_f32();
         let once: Vec<f32> = ours.iter().map(|&v| round(v)).collect();
         assert!(judge("once", &once, &truth, &peer, Floor::of(DType::Bf16)).is_ok());
         let shifted: Vec<f32> = ours.iter().map(|&v| round(v * 1.02)).collect();

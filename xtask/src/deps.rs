@@ -16,7 +16,7 @@ use std::{
     process::Command,
 };
 
-const PYTHON: &str = "python3";
+pub(crate) const PYTHON: &str = "python3";
 const STAMP: &str = ".done";
 /// What tch is built for; torch-sys refuses others.
 const LIBTORCH_VERSION: &str = "2.13.0";

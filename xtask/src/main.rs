@@ -3,6 +3,7 @@
 mod archive;
 mod deps;
 mod error;
+mod fixtures;
 mod steps;
 
 use clap::{Parser, Subcommand};
@@ -41,7 +42,7 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Write generated fixtures anew.
+    /// Write the generated fixtures anew (Python 3 with venv and pip) and list what changed.
     Fixtures,
 }
 
@@ -56,12 +57,20 @@ fn main() -> ExitCode {
 }
 
 fn run(task: Task) -> Result<(), Error> {
-    deps::provide()?;
     match task {
-        Task::Deps => Ok(()),
-        Task::Test { seed, cases, arguments } => steps::test(seed, cases, &arguments),
-        Task::Ci => steps::ci(),
-        Task::Bench { arguments } => steps::bench(&arguments),
-        Task::Fixtures => steps::fixtures(),
+        Task::Deps => deps::provide(),
+        Task::Test { seed, cases, arguments } => {
+            deps::provide()?;
+            steps::test(seed, cases, &arguments)
+        }
+        Task::Ci => {
+            deps::provide()?;
+            steps::ci()
+        }
+        Task::Bench { arguments } => {
+            deps::provide()?;
+            steps::bench(&arguments)
+        }
+        Task::Fixtures => fixtures::make(),
     }
 }

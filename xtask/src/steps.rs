@@ -18,16 +18,16 @@ pub(crate) fn test(seed: Option<String>, cases: Option<u32>, arguments: &[String
     command.args(arguments);
     command.envs(seed.map(|seed| ("SEGFACE_SEED", seed)));
     command.envs(cases.map(|cases| ("SEGFACE_CASES", cases.to_string())));
-    step(command)
+    step(&mut command)
 }
 
 /// What must hold before a change is accepted.
 pub(crate) fn ci() -> Result<(), Error> {
-    step(cargo(&["fmt", "--all", "--check"]))?;
-    step(cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    step(&mut cargo(&["fmt", "--all", "--check"]))?;
+    step(&mut cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     let mut documentation = cargo(&["doc", "--workspace", "--no-deps"]);
     documentation.env("RUSTDOCFLAGS", "-D warnings");
-    step(documentation)?;
+    step(&mut documentation)?;
     test(None, None, &[])
 }
 
@@ -35,12 +35,7 @@ pub(crate) fn ci() -> Result<(), Error> {
 pub(crate) fn bench(arguments: &[String]) -> Result<(), Error> {
     let mut command = cargo(&["run", "--release", "--package", "segface-bench", "--"]);
     command.args(arguments);
-    step(command)
-}
-
-/// Tests named `regenerate_…` write generated fixtures; they are ignored otherwise.
-pub(crate) fn fixtures() -> Result<(), Error> {
-    step(cargo(&["test", "--workspace", "regenerate_", "--", "--ignored"]))
+    step(&mut command)
 }
 
 fn cargo(arguments: &[&str]) -> Command {
@@ -50,9 +45,10 @@ fn cargo(arguments: &[&str]) -> Command {
 }
 
 /// Runs `command`, showing it before and its time after.
-fn step(mut command: Command) -> Result<(), Error> {
-    let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy()).collect();
-    let shown = format!("cargo {}", words.join(" "));
+pub(crate) fn step(command: &mut Command) -> Result<(), Error> {
+    let program = Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy();
+    let words = command.get_args().map(|word| word.to_string_lossy());
+    let shown = std::iter::once(program).chain(words).collect::<Vec<_>>().join(" ");
     eprintln!("$ {shown}");
     let start = Instant::now();
     let status = command.status().map_err(|source| Error::Start { command: shown.clone(), source })?;
