@@ -96,20 +96,21 @@ impl Frame {
         }
     }
 
-    /// Labels at the photo's size from the network's logits `[height, width, classes]`. Outside of a crop: 0, the background.
+    /// Labels at the photo's size from the network's logits `[h, w, classes]` with `size` = (w, h). Outside of a crop: 0, the
+    /// background.
     ///
     /// # Panics
-    /// If `logits` is not of the network's size.
-    pub fn labels(&self, ctx: &mut Context, logits: &[f32], classes: usize) -> LabelMap {
+    /// If `logits` is not of that size.
+    pub fn labels(&self, ctx: &mut Context, logits: &[f32], size: (usize, usize), classes: usize) -> LabelMap {
         let (width, height) = self.photo;
         let mut labels = vec![0; width * height];
-        let resizer = LabelResizer::new(self.network, (self.window.width, self.window.height), classes);
+        let target = (self.window.width, self.window.height);
         match &self.warp {
-            None => resizer.run(ctx, logits, &mut labels, width, self.window),
+            None => LabelResizer::new(size, target, classes).run(ctx, logits, &mut labels, width, self.window),
             Some(warp) => {
-                let mut flat = vec![0f32; logits.len()];
-                warp.unwarp(ctx, logits, classes, &mut flat);
-                resizer.run(ctx, &flat, &mut labels, width, self.window);
+                let mut flat = vec![0f32; self.network.0 * self.network.1 * classes];
+                warp.unwarp(ctx, logits, size, classes, &mut flat);
+                LabelResizer::new(self.network, target, classes).run(ctx, &flat, &mut labels, width, self.window);
             }
         }
         LabelMap { width, height, labels }

@@ -34,5 +34,5 @@ pub use inputs::{IMAGE_EXTENSIONS, Inputs, expand_inputs};
 pub use landmarks::{FacePoints, Landmarks};
 pub use output::{OutputNames, write_output};
 pub use palette::{class_color, palette};
-pub use pipeline::{Network, Outcome, ParseOptions, parse_photos};
+pub use pipeline::{Network, Outcome, ParseOptions, Take, parse_photos};
 pub use summary::{ClassSummary, ModelSummary, PhotoSummary, Timings};

@@ -15,10 +15,11 @@ use std::{
     time::Instant,
 };
 
-/// Computes logits `[height, width, classes]` from a normalised input `[height, width, 3]` and hands them to the second argument.
-///
-/// An error ends the run.
-pub type Network<'a, E> = dyn FnMut(&[f32], &mut dyn FnMut(&[f32])) -> Result<(), E> + 'a;
+/// Computes logits from a normalised input `[height, width, 3]` and hands them on. An error ends the run.
+pub type Network<'a, E> = dyn FnMut(&[f32], &mut Take<'_>) -> Result<(), E> + 'a;
+
+/// Takes logits `[h, w, classes]` with their size (w, h).
+pub type Take<'a> = dyn FnMut(&[f32], (usize, usize)) + 'a;
 
 /// What is done with every photo of a run.
 #[derive(Debug, Clone)]
@@ -157,10 +158,10 @@ fn run_network<E>(
             Ok(Prepared { photo, frame, input, mut timings, warnings }) => {
                 let start = Instant::now();
                 let mut map = None;
-                network(&input, &mut |logits| {
+                network(&input, &mut |logits, size| {
                     timings.network = since(start);
                     let start = Instant::now();
-                    let labels = frame.labels(&mut ctx, logits, count);
+                    let labels = frame.labels(&mut ctx, logits, size, count);
                     let classes = ClassSummary::of(&labels, options.variant);
                     timings.labels = since(start);
                     map = Some((labels, classes));

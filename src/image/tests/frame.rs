@@ -109,14 +109,20 @@ fn flat_photo(width: usize, height: usize) -> Photo {
 #[test]
 fn labels_have_the_photos_size_and_a_crop_its_place() {
     for mut ctx in contexts() {
-        let whole = Frame::new((100, 60), None, (16, 16), None).unwrap().labels(&mut ctx, &halves(16, 16, 11), 11);
+        let whole =
+            Frame::new((100, 60), None, (16, 16), None).unwrap().labels(&mut ctx, &halves(16, 16, 11), (16, 16), 11);
         assert_eq!((whole.width, whole.height), (100, 60));
         assert!(
             whole.labels.chunks(100).all(|row| row[..50].iter().all(|&l| l == 1) && row[50..].iter().all(|&l| l == 2))
         );
 
         let crop = Crop(Window { x: 20, y: 10, width: 40, height: 30 });
-        let part = Frame::new((100, 60), Some(crop), (16, 16), None).unwrap().labels(&mut ctx, &halves(16, 16, 11), 11);
+        let part = Frame::new((100, 60), Some(crop), (16, 16), None).unwrap().labels(
+            &mut ctx,
+            &halves(16, 16, 11),
+            (16, 16),
+            11,
+        );
         for (index, &label) in part.labels.iter().enumerate() {
             let (x, y) = (index % 100, index / 100);
             let expected = if (10..40).contains(&y) && (20..60).contains(&x) { 1 + u8::from(x >= 40) } else { 0 };
@@ -138,7 +144,7 @@ fn the_warped_frame_finds_its_way_back() {
         let mut input = vec![0f32; 3 * size * size];
         frame.input(&mut ctx, &Photo { width: 256, height: 192, pixels, format: Format::Png }, &mut input);
         let logits: Vec<f32> = input.chunks(3).flat_map(|p| [-9.0, p[0], -p[0], -9.0]).collect();
-        let map = frame.labels(&mut ctx, &logits, 4);
+        let map = frame.labels(&mut ctx, &logits, (size, size), 4);
         for (x, y) in [(118, 95), (80, 60), (100, 150), (60, 20)] {
             assert_eq!(map.labels[y * 256 + x], 1, "({x}, {y})");
             assert_eq!(map.labels[y * 256 + 255 - x], 2, "({}, {y})", 255 - x);

@@ -2,7 +2,8 @@
 
 use super::fixtures;
 use crate::image::{
-    DEFAULT_MAX_PIXELS, ImageError, Landmarks, ModelSummary, OutputNames, ParseOptions, PhotoSummary, parse_photos,
+    DEFAULT_MAX_PIXELS, ImageError, Landmarks, ModelSummary, OutputNames, ParseOptions, PhotoSummary, Take,
+    parse_photos,
 };
 use segface_codegen::Variant;
 use segface_kernels::Isa;
@@ -16,7 +17,7 @@ use std::{
 const SIDE: usize = 32;
 
 /// Class 2 where the input is reddish, else class 0.
-fn by_redness(input: &[f32], take: &mut dyn FnMut(&[f32])) -> Result<(), Infallible> {
+fn by_redness(input: &[f32], take: &mut Take<'_>) -> Result<(), Infallible> {
     let logits: Vec<f32> = input
         .chunks_exact(3)
         .flat_map(|p| {
@@ -25,7 +26,7 @@ fn by_redness(input: &[f32], take: &mut dyn FnMut(&[f32])) -> Result<(), Infalli
             values
         })
         .collect();
-    take(&logits);
+    take(&logits, (SIDE, SIDE));
     Ok(())
 }
 
@@ -157,8 +158,8 @@ fn landmarks_are_used_by_networks_that_warp_and_only_by_those() {
     let files = [sample("rgb.png"), sample("rgba.png")];
     let names = OutputNames::for_photos(folder.path(), &files);
     let landmarks = Landmarks::parse("{\"rgb.png\": [[22, 8], [12, 8], [17, 14], [20, 20], [14, 20]]}").unwrap();
-    let mut eleven = |input: &[f32], take: &mut dyn FnMut(&[f32])| -> Result<(), Infallible> {
-        take(&vec![0f32; input.len() / 3 * 11]);
+    let mut eleven = |input: &[f32], take: &mut Take<'_>| -> Result<(), Infallible> {
+        take(&vec![0f32; input.len() / 3 * 11], (SIDE, SIDE));
         Ok(())
     };
     let lapa = ParseOptions { variant: Variant::Lapa, landmarks: Some(&landmarks), ..options() };

@@ -392,7 +392,7 @@ fn warp_and_unwarp_follow_their_formulas() {
                 warp.warp(&mut ctx, &source, channels, &mut out);
                 check(&out, &plain_warp(&source, channels, &landmarks, size, size, false), "warp");
                 out.fill(9.0);
-                warp.unwarp(&mut ctx, &source, channels, &mut out);
+                warp.unwarp(&mut ctx, &source, (size, size), channels, &mut out);
                 check(&out, &plain_warp(&source, channels, &landmarks, size, size, true), "unwarp");
             }
         }
@@ -411,12 +411,33 @@ fn unwarping_undoes_the_warp_where_the_face_is() {
     let warp = FaceWarp::fit(&face(size, 0.3, 0.8, [0.05, 0.0]), (size, size), (size, size)).unwrap();
     let (mut warped, mut back) = (vec![0.0; size * size], vec![0.0; size * size]);
     warp.warp(&mut plain(), &source, 1, &mut warped);
-    warp.unwarp(&mut plain(), &warped, 1, &mut back);
+    warp.unwarp(&mut plain(), &warped, (size, size), 1, &mut back);
     for y in size / 3..2 * size / 3 {
         for x in size / 3..2 * size / 3 {
             // Both directions sample half a pixel low, so the round trip moves by about one pixel: up to 0.03 here.
             let difference = (back[y * size + x] - source[y * size + x]).abs();
             assert!(difference < 0.05, "({x}, {y}): {difference}");
+        }
+    }
+}
+
+#[test]
+fn logits_of_another_size_cover_the_same_frame() {
+    // A ramp is the same ramp at any resolution but for half-pixel shifts, so un-warping a coarser one gives nearly the same.
+    let (size, fine) = (64, 128);
+    let warp = FaceWarp::fit(&face(size, 0.2, 0.9, [0.0, 0.05]), (size, size), (size, size)).unwrap();
+    let ramp = |side: usize| -> Vec<f32> {
+        (0..side * side).map(|i| ((i % side) as f32 + 0.5 + 2.0 * ((i / side) as f32 + 0.5)) / side as f32).collect()
+    };
+    for mut ctx in ways() {
+        let (mut coarse_out, mut fine_out) = (vec![0.0; size * size], vec![0.0; size * size]);
+        warp.unwarp(&mut ctx, &ramp(size), (size, size), 1, &mut coarse_out);
+        warp.unwarp(&mut ctx, &ramp(fine), (fine, fine), 1, &mut fine_out);
+        for y in size / 4..3 * size / 4 {
+            for x in size / 4..3 * size / 4 {
+                let difference = (coarse_out[y * size + x] - fine_out[y * size + x]).abs();
+                assert!(difference < 1e-4, "({x}, {y}): {difference}");
+            }
         }
     }
 }

@@ -40,7 +40,7 @@ pub enum WarpError {
 
 /// Where each output row samples the source.
 trait Grid: Sync {
-    /// Writes the positions (x, y) of row `y`, in pixels of the source.
+    /// Writes the positions (x, y) of row `y`, in pixels of the frame.
     fn row(&self, y: usize, xs: &mut [f32], ys: &mut [f32]);
 }
 
@@ -149,24 +149,27 @@ impl FaceWarp {
         let columns: Vec<f32> = (0..width).map(|x| bent(x, size_w)).collect();
         let rows: Vec<f32> = (0..height).map(|y| bent(y, size_h)).collect();
         let grid = InwardGrid { matrix: self.from_standard, columns, rows };
-        resample(ctx, (image, self.image), (out, self.warped), channels, &grid);
+        resample(ctx, (image, self.image), self.image, (out, self.warped), channels, &grid);
     }
 
-    /// The logits back in the image's frame: `logits` `[warped H, warped W, classes]` to `out` `[H, W, classes]`, overwritten.
-    /// Outside of what the network saw all logits are 0, so that argmax gives class 0, the background.
+    /// The logits back in the image's frame: `logits` `[h, w, classes]`, whose `size` = (w, h) covers the warped frame (it is
+    /// another one where a side of that is no multiple of 4), to `out` `[H, W, classes]`, overwritten. Outside of what the
+    /// network saw all logits are 0, so that argmax gives class 0, the background.
     ///
     /// # Panics
     /// As [`FaceWarp::warp`].
-    pub fn unwarp(&self, ctx: &mut Context, logits: &[f32], classes: usize, out: &mut [f32]) {
+    pub fn unwarp(&self, ctx: &mut Context, logits: &[f32], size: (usize, usize), classes: usize, out: &mut [f32]) {
         let grid = OutwardGrid { matrix: self.to_standard, warped: (self.warped.0 as f32, self.warped.1 as f32) };
-        resample(ctx, (logits, self.warped), (out, self.image), classes, &grid);
+        resample(ctx, (logits, size), self.warped, (out, self.image), classes, &grid);
     }
 }
 
-/// Samples `source` wherever `grid(y, xs, ys)` says, for each row `y` of `out`. A buffer comes with its (width, height).
+/// Samples `source` wherever `grid` says, for each row of `out`. A buffer comes with its (width, height); the grid's points are
+/// in pixels of a `frame` of that (width, height), which the source covers.
 fn resample(
     ctx: &mut Context,
     (source, source_size): (&[f32], (usize, usize)),
+    frame: (usize, usize),
     (out, out_size): (&mut [f32], (usize, usize)),
     channels: usize,
     grid: &impl Grid,
@@ -174,7 +177,7 @@ fn resample(
     assert_eq!(source.len(), source_size.0 * source_size.1 * channels, "source of {source_size:?} × {channels}");
     assert_eq!(out.len(), out_size.0 * out_size.1 * channels, "result of {out_size:?} × {channels}");
     let tier = Tier::of(ctx);
-    let sampler = Sampler { source, width: source_size.0, height: source_size.1, channels };
+    let sampler = Sampler { source, width: source_size.0, height: source_size.1, frame, channels };
     let row_len = out_size.0 * channels;
     let shared = Disjoint::new(out);
     ctx.parallel(out_size.1.div_ceil(ROWS_PER_TASK), 2 * scratch_bytes::<f32>(out_size.0), |task, mut scratch| {
@@ -248,6 +251,8 @@ struct Sampler<'a> {
     source: &'a [f32],
     width: usize,
     height: usize,
+    /// Width and height of the frame that the points are given in.
+    frame: (usize, usize),
     channels: usize,
 }
 
@@ -258,9 +263,10 @@ impl Sampler<'_> {
     fn row(&self, grid: &impl Grid, y: usize, (xs, ys): (&mut [f32], &mut [f32]), out: &mut [f32]) {
         grid.row(y, xs, ys);
         let (size_w, size_h) = (self.width as f32, self.height as f32);
+        let (frame_w, frame_h) = (self.frame.0 as f32, self.frame.1 as f32);
         for ((&mut x, &mut y), values) in xs.iter_mut().zip(ys).zip(out.chunks_exact_mut(self.channels)) {
-            let x = ((x / size_w * 2.0 - 1.0) + 1.0) * (size_w / 2.0) - 0.5;
-            let y = ((y / size_h * 2.0 - 1.0) + 1.0) * (size_h / 2.0) - 0.5;
+            let x = ((x / frame_w * 2.0 - 1.0) + 1.0) * (size_w / 2.0) - 0.5;
+            let y = ((y / frame_h * 2.0 - 1.0) + 1.0) * (size_h / 2.0) - 0.5;
             let (left, top) = (x.floor(), y.floor());
             let (east, south) = (x - left, y - top);
             let (west, north) = (1.0 - east, 1.0 - south);
