@@ -8,6 +8,7 @@ pub struct Context {
     pool: Pool,
     isa: Isa,
     scratch: Vec<ScratchSlot>,
+    shared: Vec<CacheLine>,
 }
 
 /// One worker's scratch buffer; 64-byte aligned through its element type.
@@ -46,6 +47,12 @@ pub const fn scratch_bytes<T>(len: usize) -> usize {
     (len * size_of::<T>()).next_multiple_of(64)
 }
 
+/// Cuts 0..n into at most `parts` ranges of about the same length, a multiple of `unit` but for the last.
+pub fn cut(n: usize, parts: usize, unit: usize) -> Vec<std::ops::Range<usize>> {
+    let length = n.div_ceil(parts.max(1)).next_multiple_of(unit);
+    (0..n).step_by(length.max(1)).map(|start| start..(start + length).min(n)).collect()
+}
+
 impl Context {
     /// A context with `threads` threads (at least one, the caller's included).
     ///
@@ -55,7 +62,7 @@ impl Context {
         assert!(isa.is_available(), "{isa:?} is not available on this CPU");
         let pool = Pool::new(threads);
         let scratch = (0..pool.threads()).map(|_| ScratchSlot::default()).collect();
-        Self { pool, isa, scratch }
+        Self { pool, isa, scratch, shared: Vec::new() }
     }
 
     /// Instruction set all kernels of this context use.
@@ -89,9 +96,25 @@ impl Context {
         });
     }
 
+    /// Calls `kernel` with `scratch_bytes` of scratch that belongs to no worker: for what one [`Context::parallel`] leaves to
+    /// the next within a kernel.
+    pub fn with_shared<R>(&mut self, scratch_bytes: usize, kernel: impl FnOnce(&mut Self, Scratch<'_>) -> R) -> R {
+        let mut shared = std::mem::take(&mut self.shared);
+        let lines = scratch_bytes.div_ceil(64);
+        if shared.len() < lines {
+            shared.resize(lines, CacheLine([0; 64]));
+        }
+        // SAFETY: `CacheLine` is 64 plain bytes.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(shared.as_mut_ptr().cast::<u8>(), shared.len() * 64) };
+        let result = kernel(self, Scratch { bytes });
+        self.shared = shared;
+        result
+    }
+
     /// Bytes of scratch held by all threads.
     pub fn scratch_held(&mut self) -> usize {
-        self.scratch.iter_mut().map(|slot| slot.0.get_mut().len() * 64).sum()
+        let slots: usize = self.scratch.iter_mut().map(|slot| slot.0.get_mut().len()).sum();
+        (slots + self.shared.len()) * 64
     }
 }
 

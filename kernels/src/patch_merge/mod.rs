@@ -3,4 +3,4 @@
 pub mod cpu;
 mod spec;
 
-pub use spec::{MergeNorm, PatchGatherSpec, PatchMergeOperands, PatchMergeSpec};
+pub use spec::{MergeNorm, PatchGatherOperands, PatchGatherSpec, PatchMergeOperands, PatchMergeSpec};

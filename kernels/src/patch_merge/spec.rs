@@ -1,7 +1,7 @@
 //! What the kernel means.
 
-use crate::Element;
 use crate::gemm::PackedMatrix;
+use crate::{DType, Element};
 use serde::{Deserialize, Serialize};
 
 /// `out[b, y, x] = W · g` with `g` = in[b, 2y, 2x] ‖ in[b, 2y+1, 2x] ‖ in[b, 2y, 2x+1] ‖ in[b, 2y+1, 2x+1] (4C; row offset
@@ -20,6 +20,25 @@ pub struct PatchMergeSpec {
     pub norm: MergeNorm,
     /// ε of the norm.
     pub eps: f32,
+}
+
+impl PatchMergeSpec {
+    /// Output height and width.
+    pub fn output(&self) -> [usize; 2] {
+        self.input.map(|side| side.div_ceil(2))
+    }
+
+    /// Floating-point operations of the product, two per multiply-add; the norm's are not counted.
+    pub fn flops(&self) -> usize {
+        16 * self.channels * self.channels * self.batch * self.output().iter().product::<usize>()
+    }
+
+    /// Bytes read and written once each: input, weight, output, and the f32 norm.
+    pub fn bytes(&self, dtype: DType) -> usize {
+        let pixels = self.input.iter().product::<usize>() + 2 * self.output().iter().product::<usize>();
+        let norm = 2 * if self.norm == MergeNorm::Before { 4 } else { 2 } * self.channels;
+        (self.batch * pixels + 8 * self.channels) * self.channels * dtype.size() + norm * size_of::<f32>()
+    }
 }
 
 /// Where the layer norm of a patch merge stands.
@@ -52,4 +71,25 @@ pub struct PatchGatherSpec {
     pub input: [usize; 2],
     /// Input channels C.
     pub channels: usize,
+}
+
+impl PatchGatherSpec {
+    /// Output height and width.
+    pub fn output(&self) -> [usize; 2] {
+        self.input.map(|side| side.div_ceil(2))
+    }
+
+    /// Bytes read and written once each.
+    pub fn bytes(&self, dtype: DType) -> usize {
+        let pixels = self.input.iter().product::<usize>() + 4 * self.output().iter().product::<usize>();
+        self.batch * pixels * self.channels * dtype.size()
+    }
+}
+
+/// Operands of one call.
+pub struct PatchGatherOperands<'a, T: Element> {
+    /// [batch, h, w, C]
+    pub x: &'a [T],
+    /// [batch, ⌈h/2⌉, ⌈w/2⌉, 4C]
+    pub out: &'a mut [T],
 }

@@ -4,6 +4,6 @@ pub mod cpu;
 mod spec;
 
 pub use spec::{
-    WindowAttentionOperands, WindowAttentionSpec, WindowCoreSpec, WindowGatherSpec, WindowKind, WindowPlan,
-    WindowScatterSpec,
+    WindowAttentionOperands, WindowAttentionSpec, WindowCoreOperands, WindowCoreSpec, WindowGatherOperands,
+    WindowGatherSpec, WindowKind, WindowPlan, WindowScatterOperands, WindowScatterSpec,
 };

@@ -1,7 +1,7 @@
 //! What the kernel means.
 
-use crate::Element;
 use crate::gemm::PackedMatrix;
+use crate::{DType, Element};
 use serde::{Deserialize, Serialize};
 
 /// One attention branch of a Swin block, in place: `x += branch(x)`.
@@ -32,6 +32,36 @@ pub struct WindowAttentionSpec {
     pub kind: WindowKind,
     /// ε of the layer norm, 1e-5.
     pub eps: f32,
+}
+
+impl WindowAttentionSpec {
+    /// Geometry of the windows.
+    pub fn plan(&self) -> WindowPlan {
+        WindowPlan { input: self.input, window: self.window, shift: self.shift }
+    }
+
+    /// Floating-point operations, two per multiply-add, of qkv product, scores, mixing and projection for the tokens there
+    /// are: padded tokens have no query and their keys and values are constants.
+    pub fn flops(&self) -> usize {
+        self.flops_of(self.batch * self.input[0] * self.input[1])
+    }
+
+    /// As [`WindowAttentionSpec::flops`], but padded tokens are computed like all others, as published.
+    pub fn padded_flops(&self) -> usize {
+        self.flops_of(self.batch * self.plan().padded().iter().product::<usize>())
+    }
+
+    fn flops_of(&self, tokens: usize) -> usize {
+        let keys = self.window * self.window;
+        tokens * self.channels * (8 * self.channels + 4 * keys)
+    }
+
+    /// Bytes read and written once each: x (twice), weights, and the f32 biases.
+    pub fn bytes(&self, dtype: DType) -> usize {
+        let x = self.batch * self.input[0] * self.input[1] * self.channels;
+        let bias = self.heads * self.window.pow(4) + 6 * self.channels;
+        (2 * x + 4 * self.channels * self.channels) * dtype.size() + bias * size_of::<f32>()
+    }
 }
 
 /// Which Swin.
@@ -129,6 +159,24 @@ pub struct WindowGatherSpec {
     pub channels: usize,
 }
 
+impl WindowGatherSpec {
+    /// Bytes read and written once each.
+    pub fn bytes(&self, dtype: DType) -> usize {
+        let pixels = self.plan.input.iter().product::<usize>() + self.plan.padded().iter().product::<usize>();
+        self.batch * pixels * self.channels * dtype.size()
+    }
+}
+
+/// Operands of one call.
+pub struct WindowGatherOperands<'a, T: Element> {
+    /// [batch, h, w, C]
+    pub x: &'a [T],
+    /// [C], written where the padded map has no token; zeros if absent.
+    pub fill: Option<&'a [f32]>,
+    /// [batch·windows, window², C]
+    pub out: &'a mut [T],
+}
+
 /// Un-fused part, the inverse: windows [batch·windows, window², C] → x [batch, h, w, C], padding dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct WindowScatterSpec {
@@ -138,6 +186,21 @@ pub struct WindowScatterSpec {
     pub plan: WindowPlan,
     /// Channels.
     pub channels: usize,
+}
+
+impl WindowScatterSpec {
+    /// Bytes read and written once each, padding left out when reading.
+    pub fn bytes(&self, dtype: DType) -> usize {
+        2 * self.batch * self.plan.input.iter().product::<usize>() * self.channels * dtype.size()
+    }
+}
+
+/// Operands of one call.
+pub struct WindowScatterOperands<'a, T: Element> {
+    /// [batch·windows, window², C]
+    pub x: &'a [T],
+    /// [batch, h, w, C]
+    pub out: &'a mut [T],
 }
 
 /// Un-fused part: attention inside each window, qkv [batch·windows, window², 3C] → [batch·windows, window², C]; scores, bias and
@@ -154,4 +217,32 @@ pub struct WindowCoreSpec {
     pub heads: usize,
     /// V1 or V2 (which normalises q and k).
     pub kind: WindowKind,
+}
+
+impl WindowCoreSpec {
+    fn tokens(&self) -> usize {
+        self.batch * self.plan.padded().iter().product::<usize>()
+    }
+
+    /// Floating-point operations, two per multiply-add, of scores and mixing; padded tokens are tokens.
+    pub fn flops(&self) -> usize {
+        4 * self.tokens() * self.plan.window * self.plan.window * self.channels
+    }
+
+    /// Bytes read and written once each: qkv, result, and the f32 position bias.
+    pub fn bytes(&self, dtype: DType) -> usize {
+        4 * self.tokens() * self.channels * dtype.size() + self.heads * self.plan.window.pow(4) * size_of::<f32>()
+    }
+}
+
+/// Operands of one call.
+pub struct WindowCoreOperands<'a, T: Element> {
+    /// [batch·windows, window², 3C]: q of all heads, k of all heads, v of all heads, biases added.
+    pub qkv: &'a [T],
+    /// Factor on q·k per head, [heads].
+    pub score_scale: &'a [f32],
+    /// [heads, window², window²]: query, key.
+    pub bias: &'a [f32],
+    /// [batch·windows, window², C]
+    pub out: &'a mut [T],
 }

@@ -1,0 +1,12 @@
+//! The CPU twin.
+
+mod fused;
+mod geometry;
+mod head;
+mod unfused;
+
+#[cfg(test)]
+mod tests;
+
+pub use fused::window_attention;
+pub use unfused::{window_core, window_gather, window_scatter};
