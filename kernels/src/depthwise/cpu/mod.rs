@@ -1,10 +1,11 @@
-//! The CPU twin: bands of output rows × chunks of channels are the tasks.
+//! The CPU twin: bands of output rows are the tasks.
 //!
-//! A task copies the input rows it needs into scratch, widened to f32, zero-padded and sorted by vectors of channels
-//! ([`pack`]), so that the sliding window ([`window`]) is free of borders, conversions and strides, whatever the precision.
-//! The copy costs one load and one store per element, against k² multiply-adds.
+//! Kernels 3 and 5 read the map where it is ([`direct`]): they are bound by memory. Kernel 7 is bound by arithmetic and
+//! revisits each input row seven times, so its task copies the rows into L1-sized planes first ([`planes`]). Both use the same
+//! register-blocked window ([`window`]).
 
-mod pack;
+mod direct;
+mod planes;
 #[cfg(test)]
 mod tests;
 mod window;
@@ -14,84 +15,148 @@ use crate::context::{Disjoint, scratch_bytes};
 use crate::resample::cpu::merge_bands;
 use crate::simd::{Kernel, Vector, dispatch};
 use crate::{Context, Element};
-
-/// Output rows of one task: the k − stride rows that neighbouring bands both copy are few beside them.
-const BAND: usize = 16;
-
-/// What a task's packed rows should stay below, a part of L2.
-const PACKED_BYTES: usize = 768 << 10;
+use std::ops::Range;
 
 /// Runs the kernel.
 ///
 /// # Panics
 /// If kernel or stride are not those of [`DepthwiseSpec`], or an operand's length is not what the spec says.
 pub fn depthwise<T: Element>(ctx: &mut Context, spec: &DepthwiseSpec, operands: DepthwiseOperands<T>) {
-    match (spec.kernel, spec.stride) {
-        (3, 1) => run::<T, 3, 1>(ctx, spec, operands),
-        (3, 2) => run::<T, 3, 2>(ctx, spec, operands),
-        (5, 1) => run::<T, 5, 1>(ctx, spec, operands),
-        (5, 2) => run::<T, 5, 2>(ctx, spec, operands),
-        (7, 1) => run::<T, 7, 1>(ctx, spec, operands),
-        (7, 2) => run::<T, 7, 2>(ctx, spec, operands),
-        (kernel, stride) => panic!("depthwise kernel {kernel} stride {stride}: kernels are 3, 5, 7, strides 1, 2"),
+    let DepthwiseOperands { x, weight, bias, out, sums } = operands;
+    let DepthwiseSpec { batch, channels, kernel, stride, .. } = *spec;
+    let [oh, ow] = spec.output();
+    assert!(matches!(kernel, 3 | 5 | 7), "a depthwise kernel of {kernel}: there are 3, 5 and 7");
+    assert!(matches!(stride, 1 | 2), "a depthwise stride of {stride}: there are 1 and 2");
+    assert_eq!(x.len(), batch * spec.input[0] * spec.input[1] * channels, "x");
+    assert_eq!(out.len(), batch * oh * ow * channels, "out");
+    assert_eq!(weight.len(), kernel * kernel * channels, "weight");
+    assert!(bias.is_none_or(|b| b.len() == channels), "bias");
+    assert_eq!(sums.as_deref().map(<[f32]>::len), spec.pool.then_some(batch * channels), "sums");
+
+    if out.is_empty() {
+        sums.into_iter().for_each(|sums| sums.fill(0.0));
+        return;
+    }
+    let isa = ctx.isa();
+    let lanes = dispatch(isa, Lanes);
+    let shape = if kernel == 7 { planes::shape(spec, lanes) } else { direct::shape(spec) };
+    let (bands, chunks) = (oh.div_ceil(shape.rows), channels.div_ceil(shape.channels.max(1)));
+    let mut partial_sums = vec![0.0; if spec.pool { batch * bands * channels } else { 0 }];
+    let shared_out = Disjoint::new(out);
+    let shared_sums = Disjoint::new(&mut partial_sums);
+    ctx.parallel(batch * bands * chunks, scratch_bytes::<f32>(shape.scratch), |index, mut scratch| {
+        let (image, band, chunk) = (index / chunks / bands, index / chunks % bands, index % chunks);
+        let chunk = chunk * shape.channels..channels.min((chunk + 1) * shape.channels);
+        let task = Task {
+            spec,
+            x: &x[image * spec.input[0] * spec.input[1] * channels..][..spec.input[0] * spec.input[1] * channels],
+            weight,
+            bias,
+            rows: band * shape.rows..oh.min((band + 1) * shape.rows),
+            channels: chunk.clone(),
+            out: shared_out,
+            out_start: image * oh * ow * channels,
+            // SAFETY: each task has its own image, band and channels.
+            sums: spec
+                .pool
+                .then(|| unsafe { shared_sums.slice((image * bands + band) * channels + chunk.start, chunk.len()) }),
+            scratch: scratch.take(shape.scratch),
+        };
+        match (kernel, stride) {
+            (3, 1) => dispatch(isa, direct::Direct::<T, 3, 1>(task)),
+            (3, _) => dispatch(isa, direct::Direct::<T, 3, 2>(task)),
+            (5, 1) => dispatch(isa, direct::Direct::<T, 5, 1>(task)),
+            (5, _) => dispatch(isa, direct::Direct::<T, 5, 2>(task)),
+            (_, 1) => dispatch(isa, planes::Planes::<T, 7, 1>(task)),
+            (_, _) => dispatch(isa, planes::Planes::<T, 7, 2>(task)),
+        }
+    });
+    if let Some(sums) = sums {
+        merge_bands(bands, &partial_sums, channels, sums);
     }
 }
 
-fn run<T: Element, const K: usize, const STRIDE: usize>(
-    ctx: &mut Context,
-    spec: &DepthwiseSpec,
-    operands: DepthwiseOperands<T>,
-) {
-    let DepthwiseOperands { x, weight, bias, out, sums } = operands;
-    let [oh, ow] = spec.output();
-    let channels = spec.channels;
-    assert_eq!(x.len(), spec.batch * spec.input[0] * spec.input[1] * channels, "x");
-    assert_eq!(out.len(), spec.batch * oh * ow * channels, "out");
-    assert_eq!(weight.len(), K * K * channels, "weight");
-    assert!(bias.is_none_or(|b| b.len() == channels), "bias");
-    assert_eq!(sums.as_deref().map(<[f32]>::len), spec.pool.then_some(spec.batch * channels), "sums");
+/// What one task takes.
+struct Shape {
+    /// Output rows of a band. Sums are merged band by band, so this must not depend on the number of threads.
+    rows: usize,
+    /// Channels of a chunk.
+    channels: usize,
+    /// Values of scratch.
+    scratch: usize,
+}
 
-    let lanes = dispatch(ctx.isa(), Lanes);
-    let band = BAND.min(oh);
-    let bands = oh.div_ceil(band);
-    let plane = ((band - 1) * STRIDE + K) * ((ow - 1) * STRIDE + K) * lanes;
-    // At least a cache line of the narrowest element, at most what the scratch should hold.
-    let chunk = (PACKED_BYTES / (plane * size_of::<f32>())).max(32 / lanes).min(channels.div_ceil(lanes)) * lanes;
-    let chunks = channels.div_ceil(chunk);
+/// One band of output rows of one image, for some channels.
+struct Task<'a, T: Element> {
+    spec: &'a DepthwiseSpec,
+    /// The image.
+    x: &'a [T],
+    weight: &'a [f32],
+    bias: Option<&'a [f32]>,
+    rows: Range<usize>,
+    channels: Range<usize>,
+    /// The outputs of all images.
+    out: Disjoint<'a, T>,
+    /// The image's first element in `out`.
+    out_start: usize,
+    /// Sums over the band, one per channel of the task.
+    sums: Option<&'a mut [f32]>,
+    scratch: &'a mut [f32],
+}
 
-    let mut partial_sums = vec![0.0; if spec.pool { spec.batch * bands * channels } else { 0 }];
-    let shared_out = Disjoint::new(out);
-    let shared_sums = Disjoint::new(&mut partial_sums);
-    let isa = ctx.isa();
-    let planes = chunk / lanes;
-    ctx.parallel(
-        spec.batch * bands * chunks,
-        scratch_bytes::<f32>(planes * plane) + scratch_bytes::<f32>(K * K * lanes),
-        |task, mut scratch| {
-            let (image, band_index, first_channel) =
-                (task / chunks / bands, task / chunks % bands, task % chunks * chunk);
-            let task = Task::<T, K, STRIDE> {
-                spec,
-                x: &x[image * spec.input[0] * spec.input[1] * channels..],
-                weight,
-                bias,
-                rows: band_index * band..oh.min((band_index + 1) * band),
-                channels: first_channel..channels.min(first_channel + chunk),
-                packed: scratch.take(planes * plane),
-                packed_weight: scratch.take(K * K * lanes),
-                out: shared_out,
-                image,
-                sums: spec.pool.then(|| {
-                    let start = (image * bands + band_index) * channels + first_channel;
-                    // SAFETY: each task has its own image, band and channels.
-                    unsafe { shared_sums.slice(start, chunk.min(channels - first_channel)) }
-                }),
-            };
-            dispatch(isa, task);
-        },
-    );
-    if let Some(sums) = sums {
-        merge_bands(bands, &partial_sums, channels, sums);
+impl<T: Element> Task<'_, T> {
+    /// Stores a row of a block, the first `width` pixels from output (y, x) on, `lanes` channels from `channel` on.
+    ///
+    /// # Safety
+    /// The pixels are of this task's band, the channels of its chunk.
+    #[inline(always)]
+    unsafe fn store<V: Vector>(
+        &self,
+        sums: &[V; window::WIDTH],
+        [y, x]: [usize; 2],
+        channel: usize,
+        lanes: usize,
+        width: usize,
+    ) {
+        let channels = self.spec.channels;
+        let start = self.out_start + (y * self.spec.output()[1] + x) * channels + channel;
+        // SAFETY: tasks have bands and chunks of their own.
+        unsafe {
+            let to = self.out.slice(start, (width - 1) * channels + lanes).as_mut_ptr();
+            if width == window::WIDTH && lanes == V::LANES {
+                for (p, sum) in sums.iter().enumerate() {
+                    sum.store_as(to.add(p * channels));
+                }
+            } else {
+                for (p, sum) in sums.iter().enumerate().take(width) {
+                    sum.store_partial_as(to.add(p * channels), lanes);
+                }
+            }
+        }
+    }
+
+    /// The bias of `lanes` channels from `channel` on; zero if there is none.
+    #[inline(always)]
+    fn bias<V: Vector>(&self, channel: usize, lanes: usize) -> V {
+        match self.bias {
+            // SAFETY: the slice has that many values.
+            Some(bias) => unsafe { V::load_partial(bias[channel..][..lanes].as_ptr(), lanes) },
+            None => V::zero(),
+        }
+    }
+
+    /// Adds the first `width` of a row of sums to the task's sums of `lanes` channels from `channel` on.
+    #[inline(always)]
+    fn add_to_sums<V: Vector>(&mut self, sums: &[V; window::WIDTH], channel: usize, lanes: usize, width: usize) {
+        if let Some(to) = &mut self.sums {
+            let to = &mut to[channel - self.channels.start..][..lanes];
+            let mut total = V::zero();
+            for sum in &sums[..width] {
+                total = total.add(*sum);
+            }
+            // SAFETY: the slice has `lanes` values.
+            unsafe { V::load_partial(to.as_ptr(), lanes).add(total).store_partial(to.as_mut_ptr(), lanes) };
+        }
     }
 }
 
@@ -104,75 +169,5 @@ impl Kernel for Lanes {
     #[inline(always)]
     fn run<V: Vector>(self) -> usize {
         V::LANES
-    }
-}
-
-/// One band of output rows of one image, for some channels.
-struct Task<'a, T: Element, const K: usize, const STRIDE: usize> {
-    spec: &'a DepthwiseSpec,
-    /// From the image's first element on.
-    x: &'a [T],
-    weight: &'a [f32],
-    bias: Option<&'a [f32]>,
-    rows: std::ops::Range<usize>,
-    channels: std::ops::Range<usize>,
-    /// [vectors of channels, packed rows, packed columns, lanes]
-    packed: &'a mut [f32],
-    /// [K·K, lanes]
-    packed_weight: &'a mut [f32],
-    out: Disjoint<'a, T>,
-    image: usize,
-    /// Sums over the band, one per channel of the task.
-    sums: Option<&'a mut [f32]>,
-}
-
-impl<T: Element, const K: usize, const STRIDE: usize> Kernel for Task<'_, T, K, STRIDE> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<V: Vector>(self) {
-        let Task { spec, x, weight, bias, rows, channels, packed, packed_weight, out, image, mut sums } = self;
-        let [oh, ow] = spec.output();
-        let window = pack::Window {
-            rows: (rows.len() - 1) * STRIDE + K,
-            columns: (ow - 1) * STRIDE + K,
-            top: (rows.start * STRIDE) as isize - (K / 2) as isize,
-            left: K / 2,
-        };
-        let plane = window.rows * window.columns * V::LANES;
-        pack::pack::<V, T>(x, spec.input, spec.channels, channels.clone(), &window, packed);
-
-        for (index, first) in channels.clone().step_by(V::LANES).enumerate() {
-            let lanes = V::LANES.min(channels.end - first);
-            for tap in 0..K * K {
-                let tap_weight = &weight[tap * spec.channels + first..][..lanes];
-                let to = &mut packed_weight[tap * V::LANES..][..V::LANES];
-                to[..lanes].copy_from_slice(tap_weight);
-                to[lanes..].fill(0.0);
-            }
-            let mut first_acc = [0.0; 16];
-            if let Some(bias) = bias {
-                first_acc[..lanes].copy_from_slice(&bias[first..][..lanes]);
-            }
-            let block = window::Block::<K, STRIDE> {
-                packed: &packed[index * plane..][..plane],
-                columns: window.columns,
-                weight: &packed_weight[..K * K * V::LANES],
-                bias: first_acc,
-                act: spec.act,
-                rows: rows.len(),
-                width: ow,
-                lanes,
-            };
-            let start = ((image * oh + rows.start) * ow) * spec.channels + first;
-            // SAFETY: `block.rows` rows of `width` pixels of `channels` elements from `start` on are inside
-            // `out`, and other tasks write other rows or channels.
-            let sum = unsafe { block.run::<V, T>(&out, start, spec.channels) };
-            if let Some(sums) = &mut sums {
-                let at = first - channels.start;
-                // SAFETY: the slice has `lanes` elements.
-                unsafe { sum.store_partial(sums[at..][..lanes].as_mut_ptr(), lanes) };
-            }
-        }
     }
 }

@@ -1,103 +1,140 @@
-//! The sliding window over packed planes.
+//! The register-blocked window: one or two rows by [`WIDTH`] columns of output for one vector of channels.
 
-use crate::context::Disjoint;
+use crate::rows::load;
 use crate::simd::Vector;
 use crate::{Act, Element};
+use std::ops::Range;
+use std::sync::atomic::{Ordering, compiler_fence};
 
-/// One vector of channels of one band.
-pub(super) struct Block<'a, const K: usize, const STRIDE: usize> {
-    /// [(rows − 1)·STRIDE + K, columns, LANES]
-    pub(super) packed: &'a [f32],
-    /// Columns of `packed`, (width − 1)·STRIDE + K.
-    pub(super) columns: usize,
-    /// [K·K, LANES]
-    pub(super) weight: &'a [f32],
-    /// The first LANES count.
-    pub(super) bias: [f32; 16],
-    pub(super) act: Act,
-    /// Output rows.
-    pub(super) rows: usize,
-    /// Output columns.
-    pub(super) width: usize,
-    /// Channels that are there, at most LANES.
+/// Output columns of a block. Eight sums, a row of taps and an input vector fit into sixteen registers, twice eight into 32.
+pub(super) const WIDTH: usize = 8;
+
+/// Where a block reads. Every input vector is loaded once and used for all taps and output rows that it falls under.
+pub(super) struct Source<T> {
+    /// Input under the block's first output and first tap. May lie outside the image, where it is not read.
+    pub(super) input: *const T,
+    /// Elements from one input pixel to the next.
+    pub(super) pixel: usize,
+    /// Elements from one input row to the next.
+    pub(super) row: usize,
+    /// First tap of [K, K, ..].
+    pub(super) weight: *const f32,
+    /// Values from one tap to the next.
+    pub(super) tap: usize,
+    /// Channels, at most LANES.
     pub(super) lanes: usize,
+    /// Input rows under the block (from its first) that are inside the image.
+    pub(super) rows: Range<usize>,
+    /// Input columns under the block (from its first) that are inside the image.
+    pub(super) columns: Range<usize>,
 }
 
-impl<const K: usize, const STRIDE: usize> Block<'_, K, STRIDE> {
-    /// Computes and stores the block, pixels `stride` elements apart from `start` on; returns its sum over the pixels.
-    ///
-    /// Columns are the outer loop: the K input rows under a few columns stay in L1 while the window slides down.
-    ///
-    /// # Safety
-    /// `rows · width` pixels from `start` on are inside `out` and nobody else uses these lanes.
-    #[inline(always)]
-    pub(super) unsafe fn run<V: Vector, T: Element>(&self, out: &Disjoint<T>, start: usize, stride: usize) -> V {
-        assert!(self.columns == (self.width - 1) * STRIDE + K && self.weight.len() == K * K * V::LANES);
-        assert!(self.packed.len() == ((self.rows - 1) * STRIDE + K) * self.columns * V::LANES);
-        // SAFETY: the caller's promises; columns stay below `width`.
-        unsafe {
-            let mut sum = V::zero();
-            let mut x = 0;
-            while x + 8 <= self.width {
-                sum = sum.add(self.columns::<V, T, 8>(x, out, start, stride));
-                x += 8;
+/// Sums of a block, starting at `bias`: of two rows with `TWO`, else of the first only.
+///
+/// `WHOLE` promises that all columns are inside and all lanes are channels.
+///
+/// # Safety
+/// Input and taps that are inside are readable.
+#[inline(always)]
+pub(super) unsafe fn sums<V: Vector, T: Element, const K: usize, const S: usize, const TWO: bool, const WHOLE: bool>(
+    source: &Source<T>,
+    bias: V,
+) -> [[V; WIDTH]; 2] {
+    let mut sums = [[bias; WIDTH]; 2];
+    // Input row r lies under kernel row r of the first output row and under kernel row r − S of the second.
+    let Range { start, end } = source.rows;
+    // SAFETY: the caller's promise: kernel rows stay below K.
+    unsafe {
+        if TWO {
+            for r in start..end.min(S) {
+                row::<V, T, K, S, true, false, WHOLE>(source, r, &mut sums);
             }
-            while x + 2 <= self.width {
-                sum = sum.add(self.columns::<V, T, 2>(x, out, start, stride));
-                x += 2;
+            for r in start.max(S)..end.min(K) {
+                row::<V, T, K, S, true, true, WHOLE>(source, r, &mut sums);
             }
-            if x < self.width {
-                sum = sum.add(self.columns::<V, T, 1>(x, out, start, stride));
+            for r in start.max(K)..end {
+                row::<V, T, K, S, false, true, WHOLE>(source, r, &mut sums);
             }
-            sum
+        } else {
+            for r in start..end {
+                row::<V, T, K, S, true, false, WHOLE>(source, r, &mut sums);
+            }
         }
     }
+    sums
+}
 
-    /// All rows of the output columns `x..x + P`.
-    ///
-    /// # Safety
-    /// As [`Block::run`]; `x + P ≤ width`.
-    #[inline(always)]
-    unsafe fn columns<V: Vector, T: Element, const P: usize>(
-        &self,
-        x: usize,
-        out: &Disjoint<T>,
-        start: usize,
-        stride: usize,
-    ) -> V {
-        // SAFETY: the caller's promises: window rows and columns are inside `packed`.
-        unsafe {
-            let bias = V::load(self.bias.as_ptr());
-            let mut sum = V::zero();
-            for y in 0..self.rows {
-                let mut acc = [bias; P];
-                let mut row = self.packed.as_ptr().add((y * STRIDE * self.columns + x * STRIDE) * V::LANES);
-                let mut weight = self.weight.as_ptr();
-                for _ in 0..K {
-                    for j in 0..K {
-                        let w = V::load(weight.add(j * V::LANES));
-                        for (p, acc) in acc.iter_mut().enumerate() {
-                            *acc = V::load(row.add((p * STRIDE + j) * V::LANES)).mul_add(w, *acc);
-                        }
-                    }
-                    row = row.add(self.columns * V::LANES);
-                    weight = weight.add(K * V::LANES);
-                }
-                let to = start + (y * self.width + x) * stride;
-                let to = out.slice(to, (P - 1) * stride + self.lanes).as_mut_ptr();
-                let mut pixels = V::zero();
-                for (p, acc) in acc.into_iter().enumerate() {
-                    let v = self.act.apply(acc);
-                    if self.lanes == V::LANES {
-                        v.store_as(to.add(p * stride));
-                    } else {
-                        v.store_partial_as(to.add(p * stride), self.lanes);
-                    }
-                    pixels = pixels.add(v);
-                }
-                sum = sum.add(pixels);
-            }
-            sum
+/// Adds what input row `r` gives to the `FIRST` and to the `SECOND` output row.
+///
+/// # Safety
+/// As [`sums`]; kernel row r (of the first) and r − S (of the second) exist.
+#[inline(always)]
+unsafe fn row<
+    V: Vector,
+    T: Element,
+    const K: usize,
+    const S: usize,
+    const FIRST: bool,
+    const SECOND: bool,
+    const WHOLE: bool,
+>(
+    source: &Source<T>,
+    r: usize,
+    sums: &mut [[V; WIDTH]; 2],
+) {
+    // Keeps the compiler from loading the vectors of several rows in advance, for which there are no registers.
+    compiler_fence(Ordering::SeqCst);
+    // SAFETY: the caller's promise; vectors outside the image are loaded as no lanes at all.
+    unsafe {
+        let mut taps = [[V::zero(); K]; 2];
+        for (j, tap) in taps[0].iter_mut().enumerate().filter(|_| FIRST) {
+            let at = source.weight.add((r * K + j) * source.tap);
+            *tap = if WHOLE { V::load(at) } else { load(at, source.lanes) };
         }
+        for (j, tap) in taps[1].iter_mut().enumerate().filter(|_| SECOND) {
+            let at = source.weight.add(((r - S) * K + j) * source.tap);
+            *tap = if WHOLE { V::load(at) } else { load(at, source.lanes) };
+        }
+        let input = source.input.wrapping_add(r * source.row);
+        for x in 0..(WIDTH - 1) * S + K {
+            let at = input.wrapping_add(x * source.pixel);
+            let value: V = if WHOLE {
+                V::load_as(at)
+            } else if source.columns.contains(&x) {
+                load(at, source.lanes)
+            } else {
+                V::zero()
+            };
+            for j in 0..K {
+                if x >= j && (x - j) % S == 0 && (x - j) / S < WIDTH {
+                    let p = (x - j) / S;
+                    if FIRST {
+                        sums[0][p] = value.mul_add(taps[0][j], sums[0][p]);
+                    }
+                    if SECOND {
+                        sums[1][p] = value.mul_add(taps[1][j], sums[1][p]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Applies `act` to a row of sums. Which one is asked once, so that the vectors' latencies overlap.
+#[inline(always)]
+pub(super) fn activate<V: Vector>(act: Act, sums: &mut [V; WIDTH]) {
+    match act {
+        Act::Identity => {}
+        Act::Relu => each(Act::Relu, sums),
+        Act::HardSwish => each(Act::HardSwish, sums),
+        Act::Silu => each(Act::Silu, sums),
+        act => each(act, sums),
+    }
+}
+
+#[inline(always)]
+fn each<V: Vector>(act: Act, sums: &mut [V; WIDTH]) {
+    for sum in sums {
+        *sum = act.apply(*sum);
     }
 }
