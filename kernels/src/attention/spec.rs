@@ -1,6 +1,6 @@
 //! What the kernel means.
 
-use crate::Element;
+use crate::{DType, Element};
 use serde::{Deserialize, Serialize};
 
 /// `out[b, i, h] = Σ_j softmax_j(q[b, i, h]·k[b, j, h] · scale) · v[b, j, h]`
@@ -20,6 +20,18 @@ pub struct AttentionSpec {
     pub head_dim: usize,
     /// Factor on the scores.
     pub scale: f32,
+}
+
+impl AttentionSpec {
+    /// Floating-point operations, two per multiply-add of the products.
+    pub fn flops(&self) -> u64 {
+        (4 * self.batch * self.heads * self.queries * self.keys * self.head_dim) as u64
+    }
+
+    /// Bytes of memory traffic at most: q, k, v read, the output written.
+    pub fn bytes(&self, dtype: DType) -> u64 {
+        (2 * self.batch * (self.queries + self.keys) * self.heads * self.head_dim * dtype.size()) as u64
+    }
 }
 
 /// Operands of one call.

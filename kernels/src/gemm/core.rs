@@ -205,7 +205,11 @@ pub struct PackedView<'a> {
 }
 
 impl<'a> PackedView<'a> {
-    pub(super) fn new<T: Element>(n: usize, k: usize, data: &'a [T]) -> Self {
+    /// Memory that one of the packing functions has filled, as B [n, k].
+    ///
+    /// # Panics
+    /// If `data` is too short.
+    pub(crate) fn new<T: Element>(n: usize, k: usize, data: &'a [T]) -> Self {
         assert!(data.len() >= packed_len::<T>(n, k), "packed [{n}, {k}]");
         let panel_bytes = padded_k(T::DTYPE, k) * PANEL * size_of::<T>();
         Self { n, k, dtype: T::DTYPE, panel_bytes, data: bytemuck::cast_slice(data) }

@@ -1,7 +1,7 @@
 //! What the kernel means.
 
-use crate::Element;
 use crate::gemm::PackedMatrix;
+use crate::{DType, Element};
 use serde::{Deserialize, Serialize};
 
 /// Per image token: `a = W1 · k + b1` (4 sub-pixels × 64), each 64 normed (ε 1e-6) and GELU, `u = gelu(W2 · a + b2)` (4 × 32),
@@ -19,6 +19,29 @@ pub struct MaskHeadSpec {
     pub classes: usize,
     /// What is written.
     pub output: MaskHeadOutput,
+}
+
+impl MaskHeadSpec {
+    /// Image tokens of the batch.
+    pub(crate) fn image_tokens(&self) -> usize {
+        self.batch * self.input[0] * self.input[1]
+    }
+
+    /// Floating-point operations, two per multiply-add of the products.
+    pub fn flops(&self) -> u64 {
+        (2 * self.image_tokens() * (256 * 256 + 4 * 64 * 128 + 16 * 32 * self.classes)) as u64
+    }
+
+    /// Bytes of memory traffic: image tokens and weights read, logits or labels written.
+    pub fn bytes(&self, dtype: DType) -> u64 {
+        let read =
+            (self.image_tokens() * 256 + 256 * 256 + 128 * 64) * dtype.size() + self.batch * self.classes * 32 * 4;
+        let pixel = match self.output {
+            MaskHeadOutput::Logits => self.classes * 4,
+            MaskHeadOutput::Labels => 1,
+        };
+        (read + 16 * self.image_tokens() * pixel) as u64
+    }
 }
 
 /// What a mask head writes.
@@ -63,6 +86,19 @@ pub struct MaskProductSpec {
     pub classes: usize,
 }
 
+impl MaskProductSpec {
+    /// Floating-point operations, two per multiply-add.
+    pub fn flops(&self) -> u64 {
+        (2 * self.batch * self.pixels * 32 * self.classes) as u64
+    }
+
+    /// Bytes of memory traffic: u and hyper read, logits written.
+    pub fn bytes(&self, dtype: DType) -> u64 {
+        let u = self.pixels * 32 * dtype.size();
+        (self.batch * (u + self.classes * 32 * 4 + self.pixels * self.classes * 4)) as u64
+    }
+}
+
 /// Un-fused part: logits f32 [rows, T] → u8 [rows], the first of equal maxima.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct ArgMaxSpec {
@@ -70,4 +106,11 @@ pub struct ArgMaxSpec {
     pub rows: usize,
     /// Classes T.
     pub classes: usize,
+}
+
+impl ArgMaxSpec {
+    /// Bytes of memory traffic: logits read, labels written.
+    pub fn bytes(&self) -> u64 {
+        (self.rows * (self.classes * 4 + 1)) as u64
+    }
 }

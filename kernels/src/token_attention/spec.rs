@@ -1,11 +1,20 @@
 //! What the kernels mean.
 
-use crate::Element;
 use crate::gemm::PackedMatrix;
+use crate::{DType, Element};
 use serde::{Deserialize, Serialize};
 
+/// Width of image and class tokens.
+pub(crate) const WIDTH: usize = 256;
+/// Heads of every attention.
+pub(crate) const HEADS: usize = 8;
+/// Width of a head of the attentions between image and class tokens.
+pub(crate) const HEAD_DIM: usize = 16;
+/// Image tokens that go through a pass at a time.
+pub(crate) const TILE: usize = 256;
+
 /// One pass over the image tokens: `update` (the image looks at the class tokens), then `attend` (the class tokens look at
-/// the image), either or both. With N = 8·T rows (h·T + t):
+/// the image), either or both. With N = 8·T rows, in order t·8 + h for the update and h·T + t for the attend:
 ///
 /// update: `s = A_u·(x_p + pe_p) + c_u`, softmax over t within each head, `x_p ← LN(x_p + Σ s[h, t]·V_u[h, t] + b_u)`
 /// attend: `s = A_a·(x_p + pe_p)`, softmax over p for each (h, t), `pooled[h, t] = Σ_p s·x_p`, with the x_p just updated
@@ -32,9 +41,49 @@ pub struct ImagePassSpec {
 }
 
 impl ImagePassSpec {
-    /// Numbers of working memory a call needs.
+    /// N = 8·T: rows of scores.
+    pub fn rows(&self) -> usize {
+        HEADS * self.tokens
+    }
+
+    /// Floating-point operations, two per multiply-add of the products.
+    pub fn flops(&self) -> u64 {
+        let halves = u64::from(self.update) + u64::from(self.attend);
+        halves * 4 * (WIDTH * self.rows()) as u64 * (self.batch * self.pixels) as u64
+    }
+
+    /// Bytes of memory traffic: x read and, by an update, written; the positional encoding; the absorbed projections; pooled.
+    pub fn bytes(&self, dtype: DType) -> u64 {
+        let x = self.batch * self.pixels * WIDTH * dtype.size() * (1 + usize::from(self.update));
+        let rows = self.batch * self.rows() * WIDTH * 4;
+        (x + self.pixels * WIDTH * 4 + 2 * rows * (usize::from(self.update) + usize::from(self.attend))) as u64
+    }
+
+    /// Image tokens of one partial sum: at least a tile; at most 32 partial sums an image. It depends on P alone, so that
+    /// results do not depend on the number of threads.
+    pub(crate) fn chunk(&self) -> usize {
+        self.pixels.div_ceil(32).next_multiple_of(TILE)
+    }
+
+    /// Partial sums of one image.
+    pub(crate) fn chunks(&self) -> usize {
+        self.pixels.div_ceil(self.chunk().max(1))
+    }
+
+    /// Numbers that a partial sum takes: pooled rows, maxima and sums.
+    pub(crate) fn partial_len(&self) -> usize {
+        self.rows() * (WIDTH + 2)
+    }
+
+    /// Numbers that the packed A_u, V_u and A_a of one image take.
+    pub(crate) fn prepared_len(&self) -> usize {
+        3 * self.rows().next_multiple_of(32) * WIDTH
+    }
+
+    /// Numbers of working memory a call needs: operands made ready for products, partial sums, alignment.
     pub fn workspace_len(&self) -> usize {
-        0
+        let partials = if self.attend { self.chunks() * self.partial_len() } else { 0 };
+        self.batch * (self.prepared_len() + partials) + 16
     }
 }
 
@@ -42,11 +91,11 @@ impl ImagePassSpec {
 pub struct ImagePassOperands<'a, T: Element> {
     /// [P, 256] positional encoding, f32 in every precision.
     pub pe: &'a [f32],
-    /// A_u [batch, 8·T, 256]
+    /// A_u [batch, T·8, 256]
     pub update_scores: &'a [f32],
-    /// c_u [batch, 8·T]
+    /// c_u [batch, T·8]
     pub update_score_bias: &'a [f32],
-    /// V_u [batch, 8·T, 256]
+    /// V_u [batch, T·8, 256]
     pub update_values: &'a [f32],
     /// b_u [256]
     pub update_bias: &'a [f32],
@@ -67,8 +116,8 @@ pub struct ImagePassOperands<'a, T: Element> {
 /// 1. finish the pending token-to-image attention: `o[t] = concat_h(W_v,h·pooled[h, t] + b_v,h)`,
 ///    `q ← LN(q + W_o·o + b_o)`
 /// 2. stages Layer0 and Layer1: `q ← LN(q + mlp(q))`; then the image-to-token attention of this layer, absorbed, with
-///    k = W_k(q + pe) + b_k, v = W_v·q + b_v: `A_u[h, t] = W_q,hᵀ·k[t, h]/4`, `c_u[h, t] = b_q,h·k[t, h]/4`,
-///    `V_u[h, t] = W_o,h·v[t, h]`
+///    k = W_k(q + pe) + b_k, v = W_v·q + b_v: `A_u[t, h] = W_q,hᵀ·k[t, h]/4`, `c_u[t, h] = b_q,h·k[t, h]/4`,
+///    `V_u[t, h] = W_o,h·v[t, h]`
 /// 3. stage Layer0 only: layer 1's self-attention `q ← LN(q + attn(q + pe, q + pe, q))`, 8 heads of 32
 /// 4. stages Layer0 and Layer1: absorb the next token-to-image query: `A_a[h, t] = W_k,hᵀ·(W_q,h(q + pe) + b_q,h)/4`
 /// 5. stage Final: `hyper = mlp3(q)` (256 → 256 → 256 → 32, ReLU between)
@@ -84,6 +133,37 @@ pub struct TokenStepSpec {
     pub stage: TokenStage,
     /// ε of the layer norms, 1e-5.
     pub eps: f32,
+}
+
+impl TokenStepSpec {
+    /// Floating-point operations, two per multiply-add of the products: per row those of its linear layers and of the
+    /// absorbed projections.
+    pub fn flops(&self) -> u64 {
+        const INNER: usize = HEADS * HEAD_DIM;
+        let pending = 2 * INNER * WIDTH;
+        let mlp = 2 * WIDTH * 2048;
+        // q, k, v are projections, the three absorbed ones take each weight once more; the next query likewise.
+        let image_to_token = 4 * INNER * WIDTH;
+        let next = 2 * INNER * WIDTH;
+        let self_attention = 4 * WIDTH * WIDTH + 2 * self.tokens * WIDTH;
+        let row = match self.stage {
+            TokenStage::Layer0 => pending + mlp + image_to_token + self_attention + next,
+            TokenStage::Layer1 => pending + mlp + image_to_token + next,
+            TokenStage::Final => pending + 2 * WIDTH * WIDTH + 32 * WIDTH,
+        };
+        (2 * self.batch * self.tokens * row) as u64
+    }
+
+    /// Bytes of memory traffic: f32 weights once, pooled rows, absorbed projections.
+    pub fn bytes(&self) -> u64 {
+        const INNER: usize = HEADS * HEAD_DIM;
+        let (weights, blocks) = match self.stage {
+            TokenStage::Layer0 => (8 * INNER * WIDTH + 2 * WIDTH * 2048 + 4 * WIDTH * WIDTH, 4),
+            TokenStage::Layer1 => (8 * INNER * WIDTH + 2 * WIDTH * 2048, 4),
+            TokenStage::Final => (2 * INNER * WIDTH + 2 * WIDTH * WIDTH + 32 * WIDTH, 1),
+        };
+        (4 * (weights + blocks * self.batch * HEADS * self.tokens * WIDTH)) as u64
+    }
 }
 
 /// Which step on the class tokens.
@@ -152,11 +232,11 @@ pub struct TokenStepOperands<'a> {
     pub hyper_mlp: Option<[LinearWeights<'a>; 3]>,
     /// q after the step [batch, T, 256].
     pub q_out: &'a mut [f32],
-    /// A_u [batch, 8·T, 256] (empty at stage Final, like the next three).
+    /// A_u [batch, T·8, 256] (empty at stage Final, like the next three).
     pub update_scores: &'a mut [f32],
-    /// c_u [batch, 8·T]
+    /// c_u [batch, T·8]
     pub update_score_bias: &'a mut [f32],
-    /// V_u [batch, 8·T, 256]
+    /// V_u [batch, T·8, 256]
     pub update_values: &'a mut [f32],
     /// A_a [batch, 8·T, 256]
     pub attend_scores: &'a mut [f32],

@@ -8,15 +8,15 @@ use crate::{Context, Element};
 
 /// Where an output coordinate falls between two input coordinates.
 #[derive(Clone, Copy)]
-struct Tap {
-    low: usize,
-    high: usize,
+pub(crate) struct Tap {
+    pub(crate) low: usize,
+    pub(crate) high: usize,
     /// Weight of `high`; that of `low` is what is left of one.
-    weight: f32,
+    pub(crate) weight: f32,
 }
 
 /// Taps of one axis: pixel centres are aligned, coordinates left of the first centre are moved onto it.
-fn taps(input: usize, output: usize) -> Vec<Tap> {
+pub(crate) fn taps(input: usize, output: usize) -> Vec<Tap> {
     let scale = input as f64 / output as f64;
     (0..output)
         .map(|i| {

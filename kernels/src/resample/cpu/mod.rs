@@ -5,6 +5,7 @@ mod moves;
 mod pool;
 
 pub use bilinear::bilinear;
+pub(crate) use bilinear::{Tap, taps};
 pub use moves::{concat, pixel_shuffle};
 pub(crate) use pool::merge_bands;
 pub use pool::{max_pool, sum_pool};
