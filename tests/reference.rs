@@ -63,7 +63,7 @@ fn regions(length: i64, side: i64, shift: i64) -> Vec<i64> {
 /// Token by token, in plain loops: q, k and v of each padded token, then each token's own softmax over its window.
 fn attend_by_hand(x: &Tensor, attention: &WindowAttention) -> Tensor {
     let (batch, height, width, channels) = x.size4().expect("four axes");
-    let (side, heads) = (attention.window, attention.heads);
+    let (side, heads) = (attention.window, attention.position_bias.size()[0]);
     let head = channels / heads;
     let (rows, columns) = ((height + side - 1) / side * side, (width + side - 1) / side * side);
     let shift_y = if side >= rows { 0 } else { attention.shift };
@@ -142,7 +142,6 @@ fn window_attention_is_each_tokens_softmax_over_its_window() {
             proj: linear("proj", channels),
             position_bias: weight("position", &[HEADS, area, area]),
             scores: if p.cosine { Scores::Cosine(scale + 3.0) } else { Scores::ScaledDot },
-            heads: HEADS as i64,
             window: p.side as i64,
             shift: if p.shifted { p.side as i64 / 2 } else { 0 },
         };

@@ -24,8 +24,6 @@ pub struct WindowAttention {
     pub position_bias: Tensor,
     /// Scaled dot product or cosine.
     pub scores: Scores,
-    /// Number of heads.
-    pub heads: i64,
     /// Side w of a window: 7 in version 1, 8 in version 2.
     pub window: i64,
     /// How far the windows are shifted along both axes: 0, or w/2 rounded down.
@@ -39,7 +37,7 @@ impl WindowAttention {
     /// Along an axis that one window covers the shift is dropped. Where shifting brings together tokens that were
     /// apart, −100 is added to their score.
     pub fn apply(&self, x: &Tensor) -> Tensor {
-        let (batch, height, width, channels) = x.size4().expect("window attention takes [N, H, W, C]");
+        let (_, height, width, _) = x.size4().expect("window attention takes [N, H, W, C]");
         let side = self.window;
         let (rows, columns) = ((height + side - 1) / side, (width + side - 1) / side);
         let (padded_height, padded_width) = (rows * side, columns * side);
@@ -51,25 +49,8 @@ impl WindowAttention {
         let windows = to_windows(&rolled, side);
 
         let qkv = linear(&windows, &self.qkv.weight, Some(&self.qkv_bias()));
-        let qkv = qkv.unflatten(-1, [3, self.heads, -1]).permute([2, 0, 3, 1, 4]);
-        let (q, k, v) = (qkv.select(0, 0), qkv.select(0, 1), qkv.select(0, 2));
-        let scores = match &self.scores {
-            Scores::ScaledDot => {
-                let head = (channels / self.heads) as f64;
-                (q * head.powf(-0.5)).matmul(&k.transpose(-2, -1))
-            }
-            Scores::Cosine(logit_scale) => {
-                let cosine = normalize(&q).matmul(&normalize(&k).transpose(-2, -1));
-                cosine * logit_scale.clamp_max(100f64.ln()).exp()
-            }
-        };
-        let mut scores = scores + &self.position_bias;
-        if shift_y + shift_x > 0 {
-            let mask = shift_mask(padded_height, padded_width, side, shift_y, shift_x, x.kind());
-            scores = scores.unflatten(0, [batch, rows * columns]) + mask.unsqueeze(1);
-            scores = scores.flatten(0, 1);
-        }
-        let mixed = scores.softmax(-1, None).matmul(&v).transpose(1, 2).flatten(2, 3);
+        let mask = shift_mask(padded_height, padded_width, side, shift_y, shift_x, x.kind());
+        let mixed = attend(&qkv, &self.scores, &self.position_bias, &mask);
         let projected = self.proj.apply(&mixed);
 
         let rolled = from_windows(&projected, side, rows, columns);
@@ -85,6 +66,27 @@ impl WindowAttention {
             }
         }
     }
+}
+
+/// Attention within windows, between the projections: `qkv` [N·windows, w², 3C] (q of all heads, k of all heads, v of
+/// all heads), `position_bias` [heads, w², w²], `mask` [windows, w², w²] from [`shift_mask`], result [N·windows, w², C].
+pub fn attend(qkv: &Tensor, scores: &Scores, position_bias: &Tensor, mask: &Tensor) -> Tensor {
+    let heads = position_bias.size()[0];
+    let qkv = qkv.unflatten(-1, [3, heads, -1]).permute([2, 0, 3, 1, 4]);
+    let (q, k, v) = (qkv.select(0, 0), qkv.select(0, 1), qkv.select(0, 2));
+    let similarity = match scores {
+        Scores::ScaledDot => {
+            let head = q.size()[3] as f64;
+            (q * head.powf(-0.5)).matmul(&k.transpose(-2, -1))
+        }
+        Scores::Cosine(logit_scale) => {
+            let cosine = normalize(&q).matmul(&normalize(&k).transpose(-2, -1));
+            cosine * logit_scale.clamp_max(100f64.ln()).exp()
+        }
+    };
+    let placed = (similarity + position_bias).unflatten(0, [-1, mask.size()[0]]);
+    let scores = (placed + mask.unsqueeze(1)).flatten(0, 1);
+    scores.softmax(-1, None).matmul(&v).transpose(1, 2).flatten(2, 3)
 }
 
 /// x / max(‖x‖₂, 1e-12) over the last axis.

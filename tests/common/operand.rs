@@ -67,8 +67,7 @@ impl Values {
     /// `value` makes each element from its index and a uniform number of mean 0 and variance 1.
     fn operand<T: Element>(&self, name: &str, shape: &[usize], value: impl Fn(usize, f32) -> f32) -> Operand {
         let uniform = seeded_values(&format!("{name}/{}", self.seed), shape.iter().product());
-        let values = uniform.iter().enumerate().map(|(i, u)| value(i, u * 3f32.sqrt()));
-        Operand { shape: shape.to_vec(), values: values.map(|v| T::from_f32(v).to_f32()).collect() }
+        Operand::from_values::<T>(shape, uniform.iter().enumerate().map(|(i, u)| value(i, u * 3f32.sqrt())))
     }
 }
 
@@ -80,6 +79,13 @@ pub struct Operand {
 }
 
 impl Operand {
+    /// The given values, rounded to `T`. Panics unless they fill `shape`.
+    pub fn from_values<T: Element>(shape: &[usize], values: impl IntoIterator<Item = f32>) -> Operand {
+        let values: Vec<f32> = values.into_iter().map(|v| T::from_f32(v).to_f32()).collect();
+        assert_eq!(values.len(), shape.iter().product::<usize>(), "values to fill {shape:?}");
+        Operand { shape: shape.to_vec(), values }
+    }
+
     /// The values in row-major order.
     pub fn f32(&self) -> &[f32] {
         &self.values

@@ -23,13 +23,12 @@ enum Version {
 pub(super) struct Swin {
     version: Version,
     depths: [i64; 4],
-    heads: [i64; 4],
 }
 
-pub(super) const SWIN_B: Swin = Swin { version: Version::V1, depths: [2, 2, 18, 2], heads: [4, 8, 16, 32] };
-pub(super) const SWIN_V2_B: Swin = Swin { version: Version::V2, depths: [2, 2, 18, 2], heads: [4, 8, 16, 32] };
-pub(super) const SWIN_V2_S: Swin = Swin { version: Version::V2, depths: [2, 2, 18, 2], heads: [3, 6, 12, 24] };
-pub(super) const SWIN_V2_T: Swin = Swin { version: Version::V2, depths: [2, 2, 6, 2], heads: [3, 6, 12, 24] };
+pub(super) const SWIN_B: Swin = Swin { version: Version::V1, depths: [2, 2, 18, 2] };
+pub(super) const SWIN_V2_B: Swin = Swin { version: Version::V2, depths: [2, 2, 18, 2] };
+pub(super) const SWIN_V2_S: Swin = Swin { version: Version::V2, depths: [2, 2, 18, 2] };
+pub(super) const SWIN_V2_T: Swin = Swin { version: Version::V2, depths: [2, 2, 6, 2] };
 
 /// Taps are the stages' outputs, before patch merging and without a norm.
 pub(super) fn taps(scope: &Scope, x: &Tensor, swin: &Swin) -> Result<[Tensor; 4], Error> {
@@ -44,7 +43,7 @@ pub(super) fn taps(scope: &Scope, x: &Tensor, swin: &Swin) -> Result<[Tensor; 4]
             x = merge(&features.at(2 * stage), &x, swin)?;
         }
         for index in 0..swin.depths[stage] {
-            x = block(&features.at(2 * stage + 1).at(index), &x, swin, swin.heads[stage], index % 2 == 1)?;
+            x = block(&features.at(2 * stage + 1).at(index), &x, swin, index % 2 == 1)?;
         }
         taps.push(x.permute([0, 3, 1, 2]));
     }
@@ -60,8 +59,8 @@ fn merge(scope: &Scope, x: &Tensor, swin: &Swin) -> Result<Tensor, Error> {
     Ok(merge(x, &norm.weight, &norm.bias, &reduction))
 }
 
-fn block(scope: &Scope, x: &Tensor, swin: &Swin, heads: i64, shifted: bool) -> Result<Tensor, Error> {
-    let attention = attention(&scope.at("attn"), swin, heads, shifted)?;
+fn block(scope: &Scope, x: &Tensor, swin: &Swin, shifted: bool) -> Result<Tensor, Error> {
+    let attention = attention(&scope.at("attn"), swin, shifted)?;
     let layers = [scope.at("mlp").at(0).linear()?, scope.at("mlp").at(3).linear()?];
     let norm1 = |x: &Tensor| scope.at("norm1").layer_norm(x, NORM_EPS);
     let norm2 = |x: &Tensor| scope.at("norm2").layer_norm(x, NORM_EPS);
@@ -77,7 +76,7 @@ fn block(scope: &Scope, x: &Tensor, swin: &Swin, heads: i64, shifted: bool) -> R
     }
 }
 
-fn attention(scope: &Scope, swin: &Swin, heads: i64, shifted: bool) -> Result<WindowAttention, Error> {
+fn attention(scope: &Scope, swin: &Swin, shifted: bool) -> Result<WindowAttention, Error> {
     let (window, position_bias, scores) = match swin.version {
         Version::V1 => (7, table_bias(&scope.tensor("relative_position_bias_table")?, 7), Scores::ScaledDot),
         Version::V2 => {
@@ -88,5 +87,5 @@ fn attention(scope: &Scope, swin: &Swin, heads: i64, shifted: bool) -> Result<Wi
     };
     let shift = if shifted { window / 2 } else { 0 };
     let (qkv, proj) = (scope.at("qkv").linear()?, scope.at("proj").linear()?);
-    Ok(WindowAttention { qkv, proj, position_bias, scores, heads, window, shift })
+    Ok(WindowAttention { qkv, proj, position_bias, scores, window, shift })
 }
