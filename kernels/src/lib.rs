@@ -9,6 +9,7 @@ pub mod context;
 pub mod dtype;
 pub mod epilogue;
 pub mod isa;
+pub mod peak;
 pub mod pool;
 pub mod rows;
 pub mod simd;

@@ -13,6 +13,25 @@ pub fn normalize_row<T: Element, U: Element>(isa: Isa, x: &[T], weight: &[f32], 
     dispatch(isa, Normalize { x, weight, bias, eps, out });
 }
 
+/// [`normalize_row`] for rows of `k` that lie one after another. `out` may be longer than `x`.
+///
+/// # Panics
+/// If `x` is no whole number of rows or `out` is shorter than `x`.
+pub fn normalize_rows<T: Element, U: Element>(
+    isa: Isa,
+    k: usize,
+    x: &[T],
+    weight: &[f32],
+    bias: &[f32],
+    eps: f32,
+    out: &mut [U],
+) {
+    assert!(x.len().is_multiple_of(k) && x.len() <= out.len() && weight.len() == k && bias.len() == k, "rows of {k}");
+    for (x, out) in x.chunks_exact(k).zip(out.chunks_exact_mut(k)) {
+        dispatch(isa, Normalize { x, weight, bias, eps, out });
+    }
+}
+
 struct Normalize<'a, T, U> {
     x: &'a [T],
     weight: &'a [f32],

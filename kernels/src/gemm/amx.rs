@@ -238,3 +238,25 @@ unsafe fn store(register: usize, to: *mut u8, stride: usize) {
         }
     }
 }
+
+/// `steps` rounds of four independent tile products on registers; the operations they do.
+///
+/// # Safety
+/// [`is_available`].
+pub(crate) unsafe fn peak(steps: usize) -> f64 {
+    // SAFETY: AMX is available; registers are zero after the configuration.
+    unsafe {
+        Config::new(ROWS, ROWS).load();
+        for _ in 0..steps {
+            asm!(
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                options(nostack, nomem),
+            );
+        }
+        asm!("tilerelease", options(nostack, nomem));
+    }
+    (steps * 4 * 2 * ROWS * PANEL * BF16_DEPTH) as f64
+}

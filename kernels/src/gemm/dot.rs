@@ -107,3 +107,25 @@ fn accumulate_row<const NV: usize>(sums: &mut [__m512; NV], pair: i32, vectors: 
         sums[v] = _mm512_dpbf16_ps(sums[v], pair, vectors[v]);
     }
 }
+
+/// `steps` rounds of independent `vdpbf16ps` on registers; the operations they do.
+///
+/// # Safety
+/// The CPU has AVX-512 BF16.
+#[target_feature(enable = "avx512f,avx512bf16")]
+pub(crate) unsafe fn peak(steps: usize) -> f64 {
+    const CHAINS: usize = 12;
+    let mut sums = [[_mm512_setzero_ps(); 1]; CHAINS];
+    let one = std::hint::black_box(0x3f80_3f80);
+    // SAFETY: any bits are bf16 pairs.
+    let vectors = unsafe { [std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(one))] };
+    for _ in 0..steps {
+        for sum in &mut sums {
+            accumulate_row(sum, one, &vectors);
+        }
+    }
+    for sum in sums {
+        std::hint::black_box(_mm512_reduce_add_ps(sum[0]));
+    }
+    (steps * CHAINS * 64) as f64
+}

@@ -48,12 +48,12 @@ impl Kernel for F32Tile<'_> {
     #[inline(always)]
     fn run<V: Vector>(self) {
         let Product { m, a, lda, b, columns, c, ldc, accumulate } = self.0;
-        let k = b.k();
-        for_each_block::<V>(m, columns, |block: Block| {
+        let mut blocks = Blocks::new(m, columns);
+        while let Some(block) = blocks.next::<V>() {
             // SAFETY: whoever made the product checked its sizes; the block lies inside them.
             unsafe {
                 let source = Source {
-                    k,
+                    k: b.k(),
                     a: a.add(block.row * lda),
                     lda,
                     b: b.panel(block.column),
@@ -63,7 +63,7 @@ impl Kernel for F32Tile<'_> {
                     Target { c: c.add(block.row * ldc + block.offset), ldc, columns: block.columns, accumulate };
                 micro_shape::<V, Plain>(block.rows, block.panels, source, target);
             }
-        });
+        }
     }
 }
 
@@ -76,7 +76,8 @@ impl Kernel for Bf16Tile<'_> {
         let k = b.k();
         let mut wide = [MaybeUninit::<f32>::uninit(); MAX_ROWS * WIDEN_DEPTH];
         let wide = wide.as_mut_ptr().cast::<f32>();
-        for_each_block::<V>(m, columns, |block: Block| {
+        let mut blocks = Blocks::new(m, columns);
+        while let Some(block) = blocks.next::<V>() {
             let mut start = 0;
             // At least once, so that a product of depth zero clears C.
             loop {
@@ -107,7 +108,7 @@ impl Kernel for Bf16Tile<'_> {
                     break;
                 }
             }
-        });
+        }
     }
 }
 
@@ -144,29 +145,41 @@ struct Block {
 }
 
 /// Cuts C into blocks: columns outside, rows inside, so that a block of B is used by all rows while it is in the cache.
-#[inline(always)]
-fn for_each_block<V: Vector>(m: usize, columns: std::ops::Range<usize>, mut body: impl FnMut(Block)) {
-    let panels = columns.len().div_ceil(PANEL);
-    let mut panel = 0;
-    while panel < panels {
-        let width = if V::LANES == PANEL { block_width(panels - panel) } else { 1 };
-        let max_rows = max_rows::<V>(width);
-        let strips = m.div_ceil(max_rows);
-        let mut row = 0;
-        for strip in 0..strips {
-            let rows = (m - row).div_ceil(strips - strip);
-            let offset = panel * PANEL;
-            body(Block {
-                row,
-                rows,
-                column: columns.start + offset,
-                offset,
-                columns: (columns.len() - offset).min(width * PANEL),
-                panels: width,
-            });
-            row += rows;
+struct Blocks {
+    m: usize,
+    columns: std::ops::Range<usize>,
+    panel: usize,
+    row: usize,
+    strips_left: usize,
+}
+
+impl Blocks {
+    #[inline(always)]
+    fn new(m: usize, columns: std::ops::Range<usize>) -> Self {
+        Self { m, columns, panel: 0, row: 0, strips_left: 0 }
+    }
+
+    /// Not an `Iterator`: adapters would keep vector code from being inlined.
+    #[inline(always)]
+    fn next<V: Vector>(&mut self) -> Option<Block> {
+        let left = self.columns.len().div_ceil(PANEL) - self.panel;
+        if left == 0 {
+            return None;
         }
-        panel += width;
+        let panels = if V::LANES == PANEL { block_width(left) } else { 1 };
+        if self.row == 0 {
+            self.strips_left = self.m.div_ceil(max_rows::<V>(panels));
+        }
+        let (row, rows) = (self.row, (self.m - self.row).div_ceil(self.strips_left));
+        let offset = self.panel * PANEL;
+        self.row += rows;
+        self.strips_left -= 1;
+        if self.row == self.m {
+            self.row = 0;
+            self.panel += panels;
+        }
+        let columns = (self.columns.len() - offset).min(panels * PANEL);
+        Some(Block { row, rows, column: self.columns.start + offset, offset, columns, panels })
     }
 }
 

@@ -12,7 +12,9 @@ mod pack;
 mod spec;
 
 #[cfg(target_arch = "x86_64")]
-pub(crate) use amx::is_available as amx_is_available;
+pub(crate) use amx::{is_available as amx_is_available, peak as amx_peak};
 pub use core::{PANEL, PackedHeader, PackedMatrix, PackedView, packed_len, tile};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use dot::peak as dot_peak;
 pub use pack::{pack_columns, pack_columns_f32, pack_rows, pack_rows_f32};
 pub use spec::{GemmOperands, GemmSpec, Prologue, PrologueOperands};
