@@ -186,7 +186,7 @@ impl<T: Element, F: Fn(usize) -> Option<(*mut T, *const T)>> Kernel for Rows<F> 
                 match self.norm {
                     None => self.finish_row::<V, T>(c, None, out, residual),
                     Some(norm) => {
-                        let statistics = self.norm_statistics::<V>(c, norm.eps);
+                        let statistics = self.norm_statistics::<V, T>(c, norm.eps);
                         self.finish_row::<V, T>(c, Some((norm, statistics)), out, residual);
                     }
                 }
@@ -201,14 +201,14 @@ impl<F> Rows<F> {
     /// # Safety
     /// The columns exist.
     #[inline(always)]
-    unsafe fn begin<V: Vector>(&self, c: *const f32, i: usize, count: usize) -> V {
+    unsafe fn begin<V: Vector, T: Element>(&self, c: *const f32, i: usize, count: usize) -> V {
         // SAFETY: columns i..i + count of the row and of the operands.
         unsafe {
             let mut value: V = load(c.add(i), count);
             if !self.bias.is_null() {
                 value = value.add(load(self.bias.add(i), count));
             }
-            value = self.act.apply(value);
+            value = self.act.apply_for::<T, V>(value);
             if !self.scale.is_null() {
                 value = value.mul(load(self.scale.add(i), count));
             }
@@ -221,13 +221,13 @@ impl<F> Rows<F> {
     /// # Safety
     /// `c` holds the row.
     #[inline(always)]
-    unsafe fn norm_statistics<V: Vector>(&self, c: *mut f32, eps: f32) -> (f32, f32) {
+    unsafe fn norm_statistics<V: Vector, T: Element>(&self, c: *mut f32, eps: f32) -> (f32, f32) {
         let n = self.columns;
         let mut i = 0;
         while i < n {
             let count = V::LANES.min(n - i);
             // SAFETY: columns of the row.
-            unsafe { self.begin::<V>(c, i, count).store_partial(c.add(i), count) };
+            unsafe { self.begin::<V, T>(c, i, count).store_partial(c.add(i), count) };
             i += count;
         }
         // SAFETY: the row holds n values.
@@ -250,7 +250,7 @@ impl<F> Rows<F> {
             // SAFETY: columns i..i + count.
             unsafe {
                 let mut value: V = match norm {
-                    None => self.begin(c, i, count),
+                    None => self.begin::<V, T>(c, i, count),
                     Some((norm, (mean, scale))) => load::<V, f32>(c.add(i), count)
                         .sub(V::splat(mean))
                         .mul(V::splat(scale))
@@ -259,7 +259,7 @@ impl<F> Rows<F> {
                 if !residual.is_null() {
                     value = value.add(load(residual.add(i), count));
                 }
-                store(self.act_after.apply(value), out.add(i), count);
+                store(self.act_after.apply_for::<T, V>(value), out.add(i), count);
             }
             i += count;
         }

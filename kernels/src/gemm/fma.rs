@@ -5,30 +5,23 @@
 //! that 49 rows (a window) are seven strips of seven and not six of eight and one of one.
 
 use super::core::{PANEL, Product};
-use crate::simd::{Kernel, Vector, dispatch};
+use crate::simd::{Kernel, Vector, dispatch_fma};
 use crate::{Isa, bf16};
 use std::mem::MaybeUninit;
 
-/// Depth of A that a bf16 strip is widened by at a time.
-const WIDEN_DEPTH: usize = 512;
+/// Depth of a piece at most: three or four panels of it stay in the first-level cache while the strips go by. Pieces also
+/// keep sums short: one long chain of additions would lose accuracy with the depth.
+const MAX_DEPTH: usize = 192;
 
 /// Rows of a strip at most.
 const MAX_ROWS: usize = 12;
-
-/// Tiers above AVX-512 add nothing to FMA: they share its code.
-fn fma_tier(isa: Isa) -> Isa {
-    match isa {
-        Isa::Avx512Bf16 | Isa::Amx => Isa::Avx512,
-        other => other,
-    }
-}
 
 /// f32 product.
 ///
 /// # Safety
 /// The sizes in `product` are right.
 pub(super) unsafe fn f32_tile(isa: Isa, product: Product<'_, f32>) {
-    dispatch(fma_tier(isa), F32Tile(product));
+    dispatch_fma(isa, F32Tile(product));
 }
 
 /// bf16 product by widening.
@@ -36,7 +29,7 @@ pub(super) unsafe fn f32_tile(isa: Isa, product: Product<'_, f32>) {
 /// # Safety
 /// The sizes in `product` are right.
 pub(super) unsafe fn bf16_tile(isa: Isa, product: Product<'_, bf16>) {
-    dispatch(fma_tier(isa), Bf16Tile(product));
+    dispatch_fma(isa, Bf16Tile(product));
 }
 
 struct F32Tile<'a>(Product<'a, f32>);
@@ -48,20 +41,18 @@ impl Kernel for F32Tile<'_> {
     #[inline(always)]
     fn run<V: Vector>(self) {
         let Product { m, a, lda, b, columns, c, ldc, accumulate } = self.0;
-        let mut blocks = Blocks::new(m, columns);
+        let mut blocks = Blocks::new(m, columns, b.k());
         while let Some(block) = blocks.next::<V>() {
             // SAFETY: whoever made the product checked its sizes; the block lies inside them.
             unsafe {
                 let source = Source {
-                    k: b.k(),
-                    a: a.add(block.row * lda),
+                    k: block.depth,
+                    a: a.add(block.row * lda + block.start),
                     lda,
-                    b: b.panel(block.column),
+                    b: b.panel(block.column).add(block.start * PANEL * size_of::<f32>()),
                     panel_bytes: b.panel_bytes(),
                 };
-                let target =
-                    Target { c: c.add(block.row * ldc + block.offset), ldc, columns: block.columns, accumulate };
-                micro_shape::<V, Plain>(block.rows, block.panels, source, target);
+                micro_shape::<V, Plain>(block.rows, block.panels, source, block.target(c, ldc, accumulate));
             }
         }
     }
@@ -73,40 +64,24 @@ impl Kernel for Bf16Tile<'_> {
     #[inline(always)]
     fn run<V: Vector>(self) {
         let Product { m, a, lda, b, columns, c, ldc, accumulate } = self.0;
-        let k = b.k();
-        let mut wide = [MaybeUninit::<f32>::uninit(); MAX_ROWS * WIDEN_DEPTH];
+        let mut wide = [MaybeUninit::<f32>::uninit(); MAX_ROWS * MAX_DEPTH];
         let wide = wide.as_mut_ptr().cast::<f32>();
-        let mut blocks = Blocks::new(m, columns);
+        let mut blocks = Blocks::new(m, columns, b.k());
         while let Some(block) = blocks.next::<V>() {
-            let mut start = 0;
-            // At least once, so that a product of depth zero clears C.
-            loop {
-                let depth = WIDEN_DEPTH.min(k - start);
-                // SAFETY: whoever made the product checked its sizes; the block lies inside them. `widen` fills the rows
-                // of `wide` up to the padded depth that the micro-kernel reads.
-                unsafe {
-                    for row in 0..block.rows {
-                        widen::<V>(depth, a.add((block.row + row) * lda + start), wide.add(row * WIDEN_DEPTH));
-                    }
-                    let source = Source {
-                        k: depth.next_multiple_of(2),
-                        a: wide.cast_const(),
-                        lda: WIDEN_DEPTH,
-                        b: b.panel(block.column).add(start * PANEL * size_of::<bf16>()),
-                        panel_bytes: b.panel_bytes(),
-                    };
-                    let target = Target {
-                        c: c.add(block.row * ldc + block.offset),
-                        ldc,
-                        columns: block.columns,
-                        accumulate: accumulate || start > 0,
-                    };
-                    micro_shape::<V, Pairs>(block.rows, block.panels, source, target);
+            // SAFETY: whoever made the product checked its sizes; the block lies inside them. `widen` fills the rows of
+            // `wide` up to the even depth that the micro-kernel reads.
+            unsafe {
+                for row in 0..block.rows {
+                    widen::<V>(block.depth, a.add((block.row + row) * lda + block.start), wide.add(row * MAX_DEPTH));
                 }
-                start += depth;
-                if start == k {
-                    break;
-                }
+                let source = Source {
+                    k: block.depth.next_multiple_of(2),
+                    a: wide.cast_const(),
+                    lda: MAX_DEPTH,
+                    b: b.panel(block.column).add(block.start * PANEL * size_of::<bf16>()),
+                    panel_bytes: b.panel_bytes(),
+                };
+                micro_shape::<V, Pairs>(block.rows, block.panels, source, block.target(c, ldc, accumulate));
             }
         }
     }
@@ -133,7 +108,7 @@ unsafe fn widen<V: Vector>(k: usize, from: *const bf16, to: *mut f32) {
 }
 
 /// A block of C: `rows` rows from `row`, `columns` columns (in `panels` panels) from column `column` of B, which is
-/// column `offset` of C.
+/// column `offset` of C; and the piece `start..start + depth` of k.
 #[derive(Clone, Copy)]
 struct Block {
     row: usize,
@@ -142,21 +117,41 @@ struct Block {
     offset: usize,
     columns: usize,
     panels: usize,
+    start: usize,
+    depth: usize,
 }
 
-/// Cuts C into blocks: columns outside, rows inside, so that a block of B is used by all rows while it is in the cache.
+impl Block {
+    /// # Safety
+    /// `c` is the C that the blocks were cut from.
+    #[inline(always)]
+    unsafe fn target(&self, c: *mut f32, ldc: usize, accumulate: bool) -> Target {
+        // SAFETY: as the caller promises.
+        let c = unsafe { c.add(self.row * ldc + self.offset) };
+        Target { c, ldc, columns: self.columns, accumulate: accumulate || self.start > 0 }
+    }
+}
+
+/// Cuts a product into blocks: columns outside, then depth, rows inside, so that a piece of B is used by all rows while it
+/// is in the cache. A depth of zero is one piece, so that C is cleared.
 struct Blocks {
     m: usize,
     columns: std::ops::Range<usize>,
+    k: usize,
+    /// Depth of a piece; even, the last is shorter.
+    depth: usize,
     panel: usize,
+    start: usize,
     row: usize,
     strips_left: usize,
 }
 
 impl Blocks {
     #[inline(always)]
-    fn new(m: usize, columns: std::ops::Range<usize>) -> Self {
-        Self { m, columns, panel: 0, row: 0, strips_left: 0 }
+    fn new(m: usize, columns: std::ops::Range<usize>, k: usize) -> Self {
+        let pieces = k.div_ceil(MAX_DEPTH).max(1);
+        let depth = k.div_ceil(pieces).next_multiple_of(2);
+        Self { m, columns, k, depth, panel: 0, start: 0, row: 0, strips_left: 0 }
     }
 
     /// Not an `Iterator`: adapters would keep vector code from being inlined.
@@ -171,25 +166,30 @@ impl Blocks {
             self.strips_left = self.m.div_ceil(max_rows::<V>(panels));
         }
         let (row, rows) = (self.row, (self.m - self.row).div_ceil(self.strips_left));
+        let (start, depth) = (self.start, self.depth.min(self.k - self.start));
         let offset = self.panel * PANEL;
         self.row += rows;
         self.strips_left -= 1;
         if self.row == self.m {
             self.row = 0;
-            self.panel += panels;
+            self.start += depth;
+            if self.start == self.k {
+                self.start = 0;
+                self.panel += panels;
+            }
         }
         let columns = (self.columns.len() - offset).min(panels * PANEL);
-        Some(Block { row, rows, column: self.columns.start + offset, offset, columns, panels })
+        Some(Block { row, rows, column: self.columns.start + offset, offset, columns, panels, start, depth })
     }
 }
 
-/// Panels of the next block when `left` are left: three are best, four leave no register idle when three do not fit.
+/// Panels of the next block when `left` are left: three or four, as long as none must stand alone at the end.
 #[inline(always)]
 fn block_width(left: usize) -> usize {
-    match left {
-        1 | 2 => left,
-        4 | 8 => 4,
-        _ => 3,
+    match (left, left % 3) {
+        (1 | 2 | 5, _) => left.min(3),
+        (_, 0) => 3,
+        _ => 4,
     }
 }
 

@@ -166,6 +166,13 @@ impl Vector for Lanes {
         }
     }
     #[inline(always)]
+    fn lookup(table: &[f32; 32], index: Self) -> Self {
+        unsafe {
+            let index = _mm256_and_si256(_mm256_castps_si256(index.0), _mm256_set1_epi32(31));
+            Self(_mm256_i32gather_ps::<4>(table.as_ptr(), index))
+        }
+    }
+    #[inline(always)]
     fn select_below(self, bound: Self, yes: Self, no: Self) -> Self {
         unsafe { Self(_mm256_blendv_ps(no.0, yes.0, _mm256_cmp_ps::<_CMP_LT_OQ>(self.0, bound.0))) }
     }

@@ -161,6 +161,14 @@ impl<const CONVERT: bool> Vector for Wide<CONVERT> {
         unsafe { Self(_mm512_scalef_ps(self.0, exponent.0)) }
     }
     #[inline(always)]
+    fn lookup(table: &[f32; 32], index: Self) -> Self {
+        // The instruction looks at the lowest five bits of each index only.
+        unsafe {
+            let (low, high) = (_mm512_loadu_ps(table.as_ptr()), _mm512_loadu_ps(table.as_ptr().add(16)));
+            Self(_mm512_permutex2var_ps(low, _mm512_castps_si512(index.0), high))
+        }
+    }
+    #[inline(always)]
     fn select_below(self, bound: Self, yes: Self, no: Self) -> Self {
         unsafe { Self(_mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(self.0, bound.0), no.0, yes.0)) }
     }

@@ -101,6 +101,8 @@ pub trait Vector: Copy + Send + Sync + 'static {
     fn sqrt(self) -> Self;
     /// self · 2^exponent for whole-numbered exponents in −252..=252.
     fn ldexp(self, exponent: Self) -> Self;
+    /// `table[i]` for an index i in 0..32 that is given as 2²³ + i (what adding 2²³ to a number rounds it to).
+    fn lookup(table: &[f32; 32], index: Self) -> Self;
     /// `yes` in the lanes where self < bound, else `no`.
     fn select_below(self, bound: Self, yes: Self, no: Self) -> Self;
     /// Sum of all lanes, in an order fixed per tier.
@@ -175,6 +177,29 @@ pub fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above; AMX implies the bf16 conversions (see `Isa::is_available`).
         Isa::Avx512Bf16 | Isa::Amx => unsafe { avx512::run_bf16(kernel) },
+        #[allow(unreachable_patterns)] // reached on the other architecture only
+        _ => kernel.run::<portable::Lanes>(),
+    }
+}
+
+/// [`dispatch`] for products of f32: tiers above AVX-512 add nothing to FMA and share its code.
+///
+/// # Panics
+/// If this CPU lacks `isa`.
+#[inline]
+pub(crate) fn dispatch_fma<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
+    assert!(isa.is_available(), "{} is not available on this CPU", isa.name());
+    match isa {
+        Isa::Portable => kernel.run::<portable::Lanes>(),
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: NEON is part of AArch64.
+        Isa::Neon => unsafe { neon::run(kernel) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the tier is available, checked above.
+        Isa::Avx2 => unsafe { avx2::run(kernel) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above; the higher tiers imply AVX-512.
+        Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => unsafe { avx512::run(kernel) },
         #[allow(unreachable_patterns)] // reached on the other architecture only
         _ => kernel.run::<portable::Lanes>(),
     }

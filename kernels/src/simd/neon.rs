@@ -143,6 +143,15 @@ impl Vector for Lanes {
         }
     }
     #[inline(always)]
+    fn lookup(table: &[f32; 32], index: Self) -> Self {
+        let mut lanes = [0.0f32; 4];
+        unsafe {
+            index.store(lanes.as_mut_ptr());
+            let found = lanes.map(|lane| table[lane.to_bits() as usize % 32]);
+            Self::load(found.as_ptr())
+        }
+    }
+    #[inline(always)]
     fn select_below(self, bound: Self, yes: Self, no: Self) -> Self {
         unsafe { Self(vbslq_f32(vcltq_f32(self.0, bound.0), yes.0, no.0)) }
     }

@@ -147,6 +147,10 @@ impl Vector for Lanes {
         })
     }
     #[inline(always)]
+    fn lookup(table: &[f32; 32], index: Self) -> Self {
+        index.map(|i| table[i.to_bits() as usize % 32])
+    }
+    #[inline(always)]
     fn select_below(self, bound: Self, yes: Self, no: Self) -> Self {
         Self(std::array::from_fn(|i| if self.0[i] < bound.0[i] { yes.0[i] } else { no.0[i] }))
     }
