@@ -1,6 +1,6 @@
 //! The crate's error.
 
-use crate::{image::ImageError, weights::WeightsError};
+use crate::{engine::EngineError, image::ImageError, tensors::TensorsError, weights::WeightsError};
 
 /// Why a command could not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -11,6 +11,12 @@ pub enum Error {
     /// A photo, or what comes with it, could not be used, or a result could not be written.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// A network could not be compiled, loaded or run.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A tensor file could not be used or written.
+    #[error(transparent)]
+    Tensors(#[from] TensorsError),
     /// The operating system refused.
     #[error("cannot {action}")]
     Io {

@@ -1,8 +1,11 @@
 //! SegFace face parsing as a compiler.
 
+pub mod engine;
 mod error;
 pub mod files;
 pub mod image;
+pub mod parser;
+pub mod tensors;
 pub mod weights;
 
 pub use error::Error;

@@ -15,6 +15,10 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Logits(commands::logits::LogitsArgs),
+    Compile(commands::compile::CompileArgs),
+    Explain(commands::explain::ExplainArgs),
+    Doctor(commands::doctor::DoctorArgs),
     Convert(commands::convert::ConvertArgs),
     Inspect(commands::inspect::InspectArgs),
     Download(commands::download::DownloadArgs),
@@ -24,6 +28,10 @@ fn main() -> ExitCode {
     let log = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into());
     tracing_subscriber::fmt().with_env_filter(log).with_writer(std::io::stderr).init();
     let done = match Cli::parse().command {
+        Command::Logits(args) => commands::logits::run(args),
+        Command::Compile(args) => commands::compile::run(args),
+        Command::Explain(args) => commands::explain::run(args),
+        Command::Doctor(args) => commands::doctor::run(args),
         Command::Convert(args) => commands::convert::run(args),
         Command::Inspect(args) => commands::inspect::run(args),
         Command::Download(args) => commands::download::run(args),

@@ -88,7 +88,9 @@ impl Request<'_> {
         let (batch, size) = (shape[0], [shape[1], shape[2]]);
         let differs = |what: &str, have: String| EngineError::File {
             path: path.into(),
-            reason: format!("this engine was compiled for {what} {have}; compile another one, or leave that option out"),
+            reason: format!(
+                "this engine was compiled for {what} {have}; compile another one, or leave that option out"
+            ),
         };
         if self.size.is_some_and(|wanted| wanted != size) {
             return Err(differs("size", format!("{}x{}", size[0], size[1])));

@@ -233,7 +233,7 @@ pub enum Op {
 }
 
 /// One operator at work.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Node {
     /// What it is called in print: the published module's name where there is one.
     pub name: String,

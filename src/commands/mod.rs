@@ -1,8 +1,13 @@
 //! One file per subcommand: its arguments and what it does with them.
 
+pub(crate) mod compile;
 pub(crate) mod convert;
+pub(crate) mod doctor;
 pub(crate) mod download;
+pub(crate) mod explain;
 pub(crate) mod inspect;
+pub(crate) mod logits;
+mod model;
 
 use segface::Error;
 use std::io::{self, Write};

@@ -7,19 +7,21 @@ use segface_codegen::plan::{Constant, Plan};
 use segface_kernels::attention::AttentionOperands;
 use segface_kernels::conv::ConvOperands;
 use segface_kernels::depthwise::DepthwiseOperands;
-use segface_kernels::elementwise::{ElementwiseOperands, ElementwiseOp};
+use segface_kernels::elementwise::{ElementwiseOp, ElementwiseOperands};
 use segface_kernels::epilogue::{EpilogueOperands, Residual};
 use segface_kernels::gemm::{GemmOperands, PackedMatrix, Prologue, PrologueOperands};
 use segface_kernels::layer_norm::LayerNormOperands;
 use segface_kernels::mask_head::MaskHeadOperands;
 use segface_kernels::mlp::MlpOperands;
 use segface_kernels::mlp_fusion::MlpFusionOperands;
-use segface_kernels::patch_merge::PatchMergeOperands;
+use segface_kernels::patch_merge::{PatchGatherOperands, PatchMergeOperands};
 use segface_kernels::squeeze_excite::SqueezeExciteOperands;
 use segface_kernels::token_attention::{
     CrossAttentionWeights, ImagePassOperands, LinearWeights, ProjectionWeights, TokenStepOperands,
 };
-use segface_kernels::window_attention::WindowAttentionOperands;
+use segface_kernels::window_attention::{
+    WindowAttentionOperands, WindowCoreOperands, WindowGatherOperands, WindowScatterOperands,
+};
 use segface_kernels::{Context, DType, Element, Epilogue, Isa, bf16};
 use std::sync::Arc;
 
@@ -368,9 +370,8 @@ impl<'p> Call<'_, 'p> {
                 k::depthwise::cpu::depthwise(context, spec, operands);
             }
             Op::Elementwise(spec) => {
-                let statistics = || {
-                    [Slot::NormWeight, Slot::NormBias, Slot::Mean, Slot::Variance].map(|slot| self.operand(slot))
-                };
+                let statistics =
+                    || [Slot::NormWeight, Slot::NormBias, Slot::Mean, Slot::Variance].map(|slot| self.operand(slot));
                 let operands = ElementwiseOperands::<T> {
                     x: self.unless_replaced(Slot::X),
                     other: self.optional(Slot::Other),
@@ -567,7 +568,8 @@ impl<'p> Call<'_, 'p> {
                 k::window_attention::cpu::window_gather(context, spec, operands);
             }
             Op::WindowScatter(spec) => {
-                k::window_attention::cpu::window_scatter::<T>(context, spec, self.operand(Slot::X), self.output(0));
+                let operands = WindowScatterOperands::<T> { x: self.operand(Slot::X), out: self.output(0) };
+                k::window_attention::cpu::window_scatter(context, spec, operands);
             }
             Op::WindowCore(spec) => {
                 let operands = WindowCoreOperands::<T> {
@@ -579,7 +581,8 @@ impl<'p> Call<'_, 'p> {
                 k::window_attention::cpu::window_core(context, spec, operands);
             }
             Op::PatchGather(spec) => {
-                k::patch_merge::cpu::patch_gather::<T>(context, spec, self.operand(Slot::X), self.output(0));
+                let operands = PatchGatherOperands::<T> { x: self.operand(Slot::X), out: self.output(0) };
+                k::patch_merge::cpu::patch_gather(context, spec, operands);
             }
             Op::MaskProduct(spec) => {
                 let (x, hyper) = (self.operand::<T>(Slot::X), self.operand(Slot::Hyper));

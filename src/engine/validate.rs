@@ -32,12 +32,10 @@ fn check_constants(plan: &Plan) -> Result<(), EngineError> {
                 (Format::F32, Some(Constant::F32(data))) => data.len() == value.len(),
                 (Format::Bf16, Some(Constant::Bf16(data))) => data.len() == value.len(),
                 (Format::PackedF32, Some(Constant::Packed(matrix))) => {
-                    matrix.header().dtype == DType::F32
-                        && (matrix.n(), matrix.n() * matrix.k()) == (rows, value.len())
+                    matrix.header().dtype == DType::F32 && (matrix.n(), matrix.n() * matrix.k()) == (rows, value.len())
                 }
                 (Format::PackedBf16, Some(Constant::Packed(matrix))) => {
-                    matrix.header().dtype == DType::Bf16
-                        && (matrix.n(), matrix.n() * matrix.k()) == (rows, value.len())
+                    matrix.header().dtype == DType::Bf16 && (matrix.n(), matrix.n() * matrix.k()) == (rows, value.len())
                 }
                 _ => false,
             };
