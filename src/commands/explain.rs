@@ -2,10 +2,14 @@
 
 use super::model::ModelArgs;
 use segface::Error;
-use segface::engine::EngineError;
-use segface_codegen::explain::{Summary, listing, table};
+use segface::engine::{CpuEngine, EngineError};
+use segface::weights::seeded_values;
+use segface_codegen::explain::{Summary, listing, operator, table};
 use segface_codegen::ir::Output;
-use segface_codegen::plan::compile_observed;
+use segface_codegen::plan::{Plan, compile_observed};
+use segface_kernels::{Isa, peak};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Show the network after each compiler pass: calls, FLOPs, bytes moved and size of the arena
 #[derive(clap::Args)]
@@ -18,6 +22,9 @@ pub(crate) struct ExplainArgs {
     /// List every call after these stages (repeatable): model, a pass, lower_precision, or `all`
     #[arg(long, value_name = "STAGE", default_value = "lower_precision")]
     list: Vec<String>,
+    /// Run the plan this many times and list each call's median time and rate
+    #[arg(long, value_name = "RUNS")]
+    measure: Option<usize>,
 }
 
 pub(crate) fn run(args: ExplainArgs) -> Result<(), Error> {
@@ -51,5 +58,64 @@ pub(crate) fn run(args: ExplainArgs) -> Result<(), Error> {
         write!(out, "{}", table(&summaries))?;
         let (constants, arena) = (plan.constant_bytes(), plan.memory.arena_bytes);
         writeln!(out, "\nconstants {:.1} MB, arena {:.1} MB", constants as f64 / 1e6, arena as f64 / 1e6)
+    })?;
+    match args.measure {
+        Some(runs) => measure(plan, args.model.threads(), request.isa(), runs.max(1)),
+        None => Ok(()),
+    }
+}
+
+/// Runs the plan and prints what each call takes, then the sums by kernel.
+fn measure(plan: Plan, threads: usize, isa: Isa, runs: usize) -> Result<(), Error> {
+    let peak = peak::gflops(isa, plan.precision.dtype()) * threads as f64;
+    let mut engine = CpuEngine::new(Arc::new(plan), threads, isa)?;
+    let len = engine.plan().input().map_or(0, |id| engine.plan().graph.values[id.0].len());
+    let input = seeded_values("input", len);
+    let mut times: Vec<Vec<f64>> = vec![Vec::new(); engine.plan().graph.nodes.len()];
+    for run in 0..=runs {
+        let mut index = 0;
+        engine.run_observed(&input, &mut |_, time| {
+            // The first run takes memory and warms caches.
+            if run > 0 {
+                times[index].push(time.as_secs_f64() * 1e3);
+            }
+            index += 1;
+        })?;
+    }
+    let medians = times.into_iter().map(|mut all| {
+        all.sort_by(f64::total_cmp);
+        all[all.len() / 2]
+    });
+    let graph = &engine.plan().graph;
+    let mut kernels: BTreeMap<&str, (usize, f64, f64)> = BTreeMap::new();
+    let (mut total_ms, mut total_gflop) = (0.0, 0.0);
+    super::print(|out| {
+        writeln!(out, "\n{threads} thread(s), {}, peak {peak:.0} GFLOP/s\n", isa.name())?;
+        for (node, ms) in graph.nodes.iter().zip(medians) {
+            let gflop = node.flops(graph) as f64 / 1e9;
+            let rate = gflop / ms * 1e3;
+            let name = operator(&node.op);
+            writeln!(
+                out,
+                "{name:<16} {:<52} {ms:>9.3} ms {rate:>8.0} GFLOP/s {:>4.0} %",
+                node.name,
+                100.0 * rate / peak
+            )?;
+            let entry = kernels.entry(name).or_default();
+            *entry = (entry.0 + 1, entry.1 + ms, entry.2 + gflop);
+            total_ms += ms;
+            total_gflop += gflop;
+        }
+        writeln!(out)?;
+        for (name, (calls, ms, gflop)) in &kernels {
+            let rate = gflop / ms * 1e3;
+            let (time, peak) = (100.0 * ms / total_ms, 100.0 * rate / peak);
+            writeln!(
+                out,
+                "{name:<16} {calls:>4} calls {ms:>9.2} ms {time:>5.1} % of time {rate:>8.0} GFLOP/s {peak:>4.0} %"
+            )?;
+        }
+        let rate = total_gflop / total_ms * 1e3;
+        writeln!(out, "{:<27} {total_ms:>9.2} ms {rate:>25.0} GFLOP/s {:>4.0} %", "all", 100.0 * rate / peak)
     })
 }
