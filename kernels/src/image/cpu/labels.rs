@@ -7,6 +7,8 @@
 //! Work: argmax over h·w·T logits, then about (boundary share)·H·W·T multiply-adds; bytes: h·w·T·4 read, H·W written.
 
 use super::Tier;
+#[cfg(target_arch = "x86_64")]
+use super::labels_x86 as x86;
 use crate::Context;
 use crate::context::{Disjoint, scratch_bytes};
 use crate::image::Window;
@@ -16,10 +18,6 @@ const PIXELS_PER_TASK: usize = 4096;
 
 /// Bands (rows of cells) of one task of the resize.
 const BANDS_PER_TASK: usize = 4;
-
-/// Classes that the vector code holds in registers.
-#[cfg(target_arch = "x86_64")]
-const MOST_VECTOR_CLASSES: usize = 32;
 
 /// Label of each of the pixels of `logits` `[pixels, classes]`: the first index of the largest value, a NaN
 /// counting as −∞. Overwrites `labels` `[pixels]`.
@@ -40,11 +38,13 @@ pub fn argmax_labels(ctx: &mut Context, logits: &[f32], classes: usize, labels: 
         match tier {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the CPU has what a context's instruction set needs.
-            Tier::Avx512 if classes <= MOST_VECTOR_CLASSES => unsafe { x86::argmax_rows(logits, classes, labels) },
+            Tier::Avx512 if classes <= x86::MOST_CLASSES => unsafe {
+                x86::avx512::argmax_rows(logits, classes, labels)
+            },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            Tier::Avx2 | Tier::Avx512 => unsafe { x86::argmax_rows_avx2(logits, classes, labels) },
-            Tier::Portable => argmax_rows(logits, classes, labels),
+            Tier::Avx2 if classes <= x86::MOST_CLASSES => unsafe { x86::avx2::argmax_rows(logits, classes, labels) },
+            _ => argmax_rows(logits, classes, labels),
         }
     });
 }
@@ -218,15 +218,15 @@ impl LabelResizer {
         match tier {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the CPU has what a context's instruction set needs.
-            Tier::Avx512 if self.classes <= MOST_VECTOR_CLASSES => unsafe {
-                x86::interpolate(corners, self.vertical.weights[y], weights, labels);
+            Tier::Avx512 if self.classes <= x86::MOST_CLASSES => unsafe {
+                x86::avx512::interpolate(corners, self.vertical.weights[y], weights, labels);
             },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            Tier::Avx2 | Tier::Avx512 => unsafe {
-                x86::interpolate_avx2(corners, self.vertical.weights[y], weights, scratch, labels);
+            Tier::Avx2 if self.classes <= x86::MOST_CLASSES => unsafe {
+                x86::avx2::interpolate(corners, self.vertical.weights[y], weights, labels);
             },
-            Tier::Portable => interpolate(corners, self.vertical.weights[y], weights, scratch, labels),
+            _ => interpolate(corners, self.vertical.weights[y], weights, scratch, labels),
         }
     }
 }
@@ -248,86 +248,5 @@ fn interpolate(corners: [&[f32]; 4], down: f32, across: &[f32], scratch: &mut [f
             values[t] = left[t] * (1.0 - weight) + right[t] * weight;
         }
         *label = argmax(values);
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use std::arch::x86_64::*;
-
-    const LANES: usize = 16;
-
-    /// Lanes of the two vectors that hold classes.
-    #[inline]
-    fn masks(classes: usize) -> (__mmask16, __mmask16) {
-        let all = (1u64 << classes) - 1;
-        (all as u16, (all >> LANES) as u16)
-    }
-
-    /// Up to 32 values as two vectors; the lanes beyond are −∞ and never win.
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn load(values: &[f32], (low, high): (__mmask16, __mmask16)) -> [__m512; 2] {
-        let least = _mm512_set1_ps(f32::NEG_INFINITY);
-        assert!(values.len() >= (low.count_ones() + high.count_ones()) as usize);
-        let start = values.as_ptr();
-        // SAFETY: the masks name only lanes that `values` has, by the assertion; masked-out lanes are not accessed.
-        unsafe {
-            [_mm512_mask_loadu_ps(least, low, start), _mm512_mask_loadu_ps(least, high, start.wrapping_add(LANES))]
-        }
-    }
-
-    /// First index of the largest value. `max(value, −∞)` turns a NaN to −∞: of two operands, one NaN, it returns the second.
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn first_largest(values: [__m512; 2]) -> u8 {
-        let least = _mm512_set1_ps(f32::NEG_INFINITY);
-        let values = values.map(|v| _mm512_max_ps(v, least));
-        let largest = _mm512_set1_ps(_mm512_reduce_max_ps(_mm512_max_ps(values[0], values[1])));
-        let low = _mm512_cmpeq_ps_mask(values[0], largest);
-        let high = _mm512_cmpeq_ps_mask(values[1], largest);
-        (u32::from(low) | u32::from(high) << LANES).trailing_zeros() as u8
-    }
-
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-    pub(super) fn argmax_rows(logits: &[f32], classes: usize, labels: &mut [u8]) {
-        let masks = masks(classes);
-        for (label, values) in labels.iter_mut().zip(logits.chunks_exact(classes)) {
-            *label = first_largest(load(values, masks));
-        }
-    }
-
-    /// See [`super::interpolate`]; at most 32 classes.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-    pub(super) fn interpolate(corners: [&[f32]; 4], down: f32, across: &[f32], labels: &mut [u8]) {
-        let masks = masks(corners[0].len());
-        let mix = |a: [__m512; 2], b: [__m512; 2], weight: f32| {
-            let (keep, take) = (_mm512_set1_ps(1.0 - weight), _mm512_set1_ps(weight));
-            // Not fused, so that every instruction set gives the same label at a tie. Lanes beyond the classes: −∞·0 is NaN,
-            // which `first_largest` turns to −∞ again.
-            [0, 1].map(|half| _mm512_add_ps(_mm512_mul_ps(a[half], keep), _mm512_mul_ps(b[half], take)))
-        };
-        let [upper_left, upper_right, lower_left, lower_right] = corners.map(|values| load(values, masks));
-        let left = mix(upper_left, lower_left, down);
-        let right = mix(upper_right, lower_right, down);
-        for (label, &weight) in labels.iter_mut().zip(across) {
-            *label = first_largest(mix(left, right, weight));
-        }
-    }
-
-    #[target_feature(enable = "avx2")]
-    pub(super) fn argmax_rows_avx2(logits: &[f32], classes: usize, labels: &mut [u8]) {
-        super::argmax_rows(logits, classes, labels);
-    }
-
-    #[target_feature(enable = "avx2")]
-    pub(super) fn interpolate_avx2(
-        corners: [&[f32]; 4],
-        down: f32,
-        across: &[f32],
-        scratch: &mut [f32],
-        labels: &mut [u8],
-    ) {
-        super::interpolate(corners, down, across, scratch, labels);
     }
 }

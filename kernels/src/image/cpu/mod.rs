@@ -2,6 +2,8 @@
 
 mod blend;
 mod labels;
+#[cfg(target_arch = "x86_64")]
+mod labels_x86;
 mod regions;
 mod resize;
 mod warp;
