@@ -1,6 +1,7 @@
 //! What can be wrong with a photo, what comes with it and what is made of it.
 
 use super::Format;
+use segface_codegen::Variant;
 use std::{io, path::PathBuf};
 
 /// Why a photo could not be used. None of these stops the other photos of a run.
@@ -114,6 +115,39 @@ pub enum ImageError {
     NoLandmarks {
         /// The key that was looked for.
         name: String,
+    },
+    /// One face's landmarks for several photos.
+    #[error(
+        "the landmarks file has one face, but {photos} photos are to be parsed: give it as {{\"photo.jpg\": [[x, y], ...], ...}}"
+    )]
+    OneFaceForMany {
+        /// How many.
+        photos: usize,
+    },
+    /// A network that warps, and no landmarks.
+    #[error(
+        "{variant} models look at a face through a warp that needs five points: give them with --landmarks FILE (see `segface parse --help`), or use a celeb or helen model, which need none"
+    )]
+    LandmarksNeeded {
+        /// Its label set.
+        variant: Variant,
+    },
+    /// Something wrong with a file that is no photo.
+    #[error("{}: {source}", path.display())]
+    InFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: Box<ImageError>,
+    },
+    /// Photos that could not be parsed, each already reported.
+    #[error("{failed} of {total} could not be parsed")]
+    SomeFailed {
+        /// How many failed.
+        failed: usize,
+        /// Of how many.
+        total: usize,
     },
     /// Landmarks that define no warp.
     #[error(transparent)]

@@ -32,7 +32,7 @@ pub use error::ImageError;
 pub use frame::{Frame, LabelMap};
 pub use inputs::{IMAGE_EXTENSIONS, Inputs, expand_inputs};
 pub use landmarks::{FacePoints, Landmarks};
-pub use output::{OutputNames, write_output};
+pub use output::{OutputNames, prepare_output_folder, write_output};
 pub use palette::{class_color, palette};
 pub use pipeline::{Network, Outcome, ParseOptions, Take, parse_photos};
 pub use summary::{ClassSummary, ModelSummary, PhotoSummary, Timings};

@@ -45,6 +45,16 @@ impl OutputNames {
     }
 }
 
+/// Makes the folder for results, if it is not there, and checks that files can be made in it: before the network is loaded, not
+/// after the first photo.
+///
+/// # Errors
+/// [`ImageError::Write`] with the system's reason.
+pub fn prepare_output_folder(folder: &Path) -> Result<(), ImageError> {
+    let tried = std::fs::create_dir_all(folder).and_then(|()| tempfile::tempfile_in(folder).map(drop));
+    tried.map_err(|source| ImageError::Write { path: folder.into(), source })
+}
+
 /// Writes a result, whole or not at all; replaces an earlier one.
 ///
 /// # Errors
@@ -75,6 +85,20 @@ mod tests {
             names,
             ["out/a.json", "out/a-3.json", "out/a-2.json", "out/A-4.json", "out/b.tar.json", "out/a-5.json"]
         );
+    }
+
+    #[test]
+    fn an_output_folder_is_made_and_tried() {
+        let folder = tempfile::tempdir().unwrap();
+        let deep = folder.path().join("a/b/c");
+        prepare_output_folder(&deep).unwrap();
+        prepare_output_folder(&deep).unwrap();
+        assert_eq!(fs::read_dir(&deep).unwrap().count(), 0);
+        fs::write(folder.path().join("file"), "").unwrap();
+        for path in [folder.path().join("file"), folder.path().join("file/below")] {
+            let error = prepare_output_folder(&path).unwrap_err();
+            assert!(matches!(&error, ImageError::Write { path: at, .. } if *at == path), "{error}");
+        }
     }
 
     #[test]
