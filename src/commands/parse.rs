@@ -5,14 +5,13 @@ use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use segface::{
     Error,
     image::{
-        Crop, DEFAULT_MAX_PIXELS, ImageError, Landmarks, ModelSummary, Outcome, OutputNames, ParseOptions, PhotoSummary,
-        Take, expand_inputs, parse_photos, prepare_output_folder,
+        Crop, DEFAULT_MAX_PIXELS, ImageError, Landmarks, ModelSummary, Outcome, OutputNames, ParseOptions,
+        PhotoSummary, Take, expand_inputs, parse_photos, prepare_output_folder,
     },
     parser::{Parser, Request},
 };
 use segface_codegen::ir::Output;
 use std::{
-    fmt::Write as _,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
