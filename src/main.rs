@@ -15,6 +15,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Parse(commands::parse::ParseArgs),
     Logits(commands::logits::LogitsArgs),
     Compile(commands::compile::CompileArgs),
     Explain(commands::explain::ExplainArgs),
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
     let log = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into());
     tracing_subscriber::fmt().with_env_filter(log).with_writer(std::io::stderr).init();
     let done = match Cli::parse().command {
+        Command::Parse(args) => commands::parse::run(args),
         Command::Logits(args) => commands::logits::run(args),
         Command::Compile(args) => commands::compile::run(args),
         Command::Explain(args) => commands::explain::run(args),

@@ -8,6 +8,7 @@ pub(crate) mod explain;
 pub(crate) mod inspect;
 pub(crate) mod logits;
 mod model;
+pub(crate) mod parse;
 
 use segface::Error;
 use std::io::{self, Write};
