@@ -139,6 +139,19 @@ impl<'a, T> Disjoint<'a, T> {
         Self { data: slice.as_mut_ptr(), len: slice.len(), life: std::marker::PhantomData }
     }
 
+    /// The same memory as elements of `U`.
+    ///
+    /// # Panics
+    /// If U has another size or alignment.
+    pub fn cast<U>(&self) -> Disjoint<'a, U>
+    where
+        T: bytemuck::Pod,
+        U: bytemuck::Pod,
+    {
+        assert!(size_of::<T>() == size_of::<U>() && align_of::<T>() == align_of::<U>());
+        Disjoint { data: self.data.cast(), len: self.len, life: std::marker::PhantomData }
+    }
+
     /// The elements `start..start + len`.
     ///
     /// # Safety

@@ -144,7 +144,7 @@ impl<'a, T: Element> Branch<'a, T> {
                 tokens,
                 (&target, 0),
                 products,
-                &mut HeadScratch::take(&mut scratch),
+                &mut HeadScratch::take::<T>(self.isa, &mut scratch),
             );
             self.project(pixels, mixed, 0..self.spec.channels, products);
         }
@@ -185,7 +185,7 @@ impl<'a, T: Element> Branch<'a, T> {
                 let rows = self.geometry.rows_of(&windows);
                 let tokens = &tokens[rows.start * stride..rows.end * stride];
                 let products = scratch.take::<f32>(self.products(rows.len()));
-                let mut scratch = HeadScratch::take(&mut scratch);
+                let mut scratch = HeadScratch::take::<T>(self.isa, &mut scratch);
                 // SAFETY: no two tasks have both a row and a head in common.
                 unsafe { self.attend(windows, heads, tokens, (&target, rows.start), products, &mut scratch) };
             });

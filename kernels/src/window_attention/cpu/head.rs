@@ -8,23 +8,28 @@ use crate::act::exp;
 use crate::context::{Disjoint, Scratch, scratch_bytes};
 use crate::simd::{Kernel, Vector, dispatch};
 use crate::window_attention::WindowKind;
-use crate::{Element, Isa};
+use crate::{DType, Element, Isa};
+
+#[cfg(target_arch = "x86_64")]
+use super::amx::{self, TileScratch};
+#[cfg(target_arch = "x86_64")]
+use crate::bf16;
 
 /// Width of a head.
 pub(super) const HEAD: usize = 32;
 
 /// Added to the score of two tokens of different regions.
-const MASK: f32 = -100.0;
+pub(super) const MASK: f32 = -100.0;
 
 /// Bias of the columns behind the last key: their exponential is e^[`FLOOR`].
-const NO_KEY: f32 = -1e30;
+pub(super) const NO_KEY: f32 = -1e30;
 
 /// Scores this far below a row's largest count as this far: e⁻⁶⁰ is 2⁻⁸⁶ of the sum, which f64 would not see either, and
 /// nothing becomes denormal, which would cost a hundred times the time.
-const FLOOR: f32 = -60.0;
+pub(super) const FLOOR: f32 = -60.0;
 
 /// Below this length a query or key of V2 is divided by it instead of its length.
-const MIN_LENGTH: f32 = 1e-12;
+pub(super) const MIN_LENGTH: f32 = 1e-12;
 
 /// What is the same for all windows.
 pub(super) struct Head<'a> {
@@ -67,8 +72,45 @@ impl<T> Target<'_, T> {
     }
 }
 
-/// Working memory.
-pub(super) struct HeadScratch<'a> {
+/// Working memory of the tier's kernel.
+pub(super) enum HeadScratch<'a> {
+    /// f32 vectors.
+    Vectors(VectorScratch<'a>),
+    /// AMX tiles.
+    #[cfg(target_arch = "x86_64")]
+    Tiles(TileScratch<'a>),
+}
+
+impl<'a> HeadScratch<'a> {
+    /// Bytes it takes at most.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) const BYTES: usize =
+        if TileScratch::BYTES > VectorScratch::BYTES { TileScratch::BYTES } else { VectorScratch::BYTES };
+    /// Bytes it takes.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub(super) const BYTES: usize = VectorScratch::BYTES;
+
+    pub(super) fn take<T: Element>(isa: Isa, scratch: &mut Scratch<'a>) -> Self {
+        match (isa, T::DTYPE) {
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Amx, DType::Bf16) => Self::Tiles(TileScratch::take(scratch)),
+            _ => Self::Vectors(VectorScratch::take(scratch)),
+        }
+    }
+
+    /// Lays out the head's bias.
+    pub(super) fn load_bias(&mut self, head: &Head<'_>) {
+        match self {
+            Self::Vectors(scratch) => scratch.load_bias(head),
+            #[cfg(target_arch = "x86_64")]
+            Self::Tiles(scratch) => scratch.load_bias(head),
+        }
+    }
+}
+
+/// Working memory of the vector kernel.
+pub(super) struct VectorScratch<'a> {
+    /// Rows of 64.
     bias: &'a mut [f32],
     keys: &'a mut [f32],
     values: &'a mut [f32],
@@ -80,14 +122,13 @@ pub(super) struct HeadScratch<'a> {
 /// Queries taken at a time, at most.
 const MAX_ROWS: usize = 8;
 
-impl<'a> HeadScratch<'a> {
-    /// Bytes it takes.
-    pub(super) const BYTES: usize = scratch_bytes::<f32>(MAX_TOKENS * MAX_TOKENS)
+impl<'a> VectorScratch<'a> {
+    const BYTES: usize = scratch_bytes::<f32>(MAX_TOKENS * MAX_TOKENS)
         + 2 * scratch_bytes::<f32>(HEAD * MAX_TOKENS)
         + 2 * scratch_bytes::<f32>(MAX_ROWS * HEAD)
         + scratch_bytes::<f32>(MAX_ROWS * MAX_TOKENS);
 
-    pub(super) fn take(scratch: &mut Scratch<'a>) -> Self {
+    fn take(scratch: &mut Scratch<'a>) -> Self {
         Self {
             bias: scratch.take(MAX_TOKENS * MAX_TOKENS),
             keys: scratch.take(HEAD * MAX_TOKENS),
@@ -98,8 +139,7 @@ impl<'a> HeadScratch<'a> {
         }
     }
 
-    /// Lays out the head's bias in rows of 64.
-    pub(super) fn load_bias(&mut self, head: &Head<'_>) {
+    fn load_bias(&mut self, head: &Head<'_>) {
         let rows = self.bias.chunks_exact_mut(MAX_TOKENS).zip(head.bias.chunks_exact(head.tokens));
         for (row, from) in rows {
             row[..head.tokens].copy_from_slice(from);
@@ -129,7 +169,17 @@ pub(super) unsafe fn attend<T: Element>(
     for start in qkv.starts {
         assert!((rows - 1) * qkv.stride + start + HEAD <= qkv.values.len(), "qkv of {rows} rows");
     }
-    dispatch(isa, Attend { head, window, qkv, target, scratch });
+    match scratch {
+        HeadScratch::Vectors(scratch) => dispatch(isa, Attend { head, window, qkv, target, scratch }),
+        #[cfg(target_arch = "x86_64")]
+        HeadScratch::Tiles(scratch) => {
+            let Target { values, stride, start } = target;
+            assert!(isa == Isa::Amx && T::DTYPE == DType::Bf16, "scratch of another tier");
+            let target = Target { values: &values.cast::<bf16>(), stride, start };
+            // SAFETY: contexts have only tiers that the CPU has; sizes are checked above.
+            unsafe { amx::attend(head, window, qkv, &target, scratch) };
+        }
+    }
 }
 
 struct Attend<'a, 'b, T> {
@@ -137,7 +187,7 @@ struct Attend<'a, 'b, T> {
     window: &'a Window,
     qkv: Qkv<'a>,
     target: Target<'a, T>,
-    scratch: &'a mut HeadScratch<'b>,
+    scratch: &'a mut VectorScratch<'b>,
 }
 
 impl<T: Element> Kernel for Attend<'_, '_, T> {
@@ -205,7 +255,7 @@ impl<T: Element> Attend<'_, '_, T> {
     ) {
         let tokens = self.window.tokens();
         let q = self.qkv.values[self.qkv.starts[0]..].as_ptr();
-        let HeadScratch { keys, queries, scores, mixed, .. } = self.scratch;
+        let VectorScratch { keys, queries, scores, mixed, .. } = self.scratch;
         let (keys, queries) = (keys.as_ptr(), queries.as_mut_ptr());
         let (scores, mixed) = (scores.as_mut_ptr(), mixed.as_mut_ptr());
         let mut start = 0;

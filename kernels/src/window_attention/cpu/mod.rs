@@ -1,5 +1,7 @@
 //! The CPU twin.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod fused;
 mod geometry;
 mod head;

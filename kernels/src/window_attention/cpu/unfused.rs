@@ -99,7 +99,7 @@ pub fn window_core<T: Element>(context: &mut Context, spec: &WindowCoreSpec, ope
     context.parallel(batch * heads, bytes, |index, mut scratch| {
         let (image, number) = (index / heads, index % heads);
         let values = scratch.take::<f32>(tokens * 3 * HEAD);
-        let mut scratch = HeadScratch::take(&mut scratch);
+        let mut scratch = HeadScratch::take::<T>(isa, &mut scratch);
         let head = Head {
             kind,
             tokens,
