@@ -217,3 +217,6 @@ impl Graph {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
