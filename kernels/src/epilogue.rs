@@ -83,7 +83,7 @@ pub unsafe fn apply<T: Element>(
     out: &Disjoint<'_, T>,
 ) {
     // SAFETY: the caller's promise.
-    unsafe { apply_rows(isa, epilogue, operands, region, c, ldc, out, |row| Some(region.row + row)) }
+    unsafe { apply_placed(isa, epilogue, operands, region, c, ldc, out, &|row| Some(region.row + row)) }
 }
 
 /// As [`apply`], but row i of the tile goes to output row `place(i)`, or nowhere: for windows and other scattered rows.
@@ -104,6 +104,25 @@ pub unsafe fn apply_rows<T: Element>(
     ldc: usize,
     out: &Disjoint<'_, T>,
     place: impl Fn(usize) -> Option<usize>,
+) {
+    // SAFETY: the caller's promise.
+    unsafe { apply_placed(isa, epilogue, operands, region, c, ldc, out, &place) }
+}
+
+/// [`apply_rows`], compiled once whatever `place` is.
+///
+/// # Safety
+/// As [`apply_rows`].
+#[allow(clippy::too_many_arguments)] // as above
+unsafe fn apply_placed<T: Element>(
+    isa: Isa,
+    epilogue: &Epilogue,
+    operands: &EpilogueOperands<'_, T>,
+    region: Region,
+    c: &mut [f32],
+    ldc: usize,
+    out: &Disjoint<'_, T>,
+    place: &dyn Fn(usize) -> Option<usize>,
 ) {
     let Region { rows, column, columns, n, .. } = region;
     assert!(column + columns <= n && columns <= ldc, "{region:?} with row stride {ldc}");
@@ -135,7 +154,7 @@ pub unsafe fn apply_rows<T: Element>(
             norm,
             c: c.as_mut_ptr(),
             ldc,
-            place: |row| {
+            place: &|row| {
                 place(row).map(|row| {
                     let start = row * n + column;
                     // SAFETY: the caller keeps this part of the output to us, and rows are different.
@@ -159,8 +178,11 @@ struct Norm {
     bias: *const f32,
 }
 
+/// Output and residual of a row of the tile.
+type Place<'a, T> = dyn Fn(usize) -> Option<(*mut T, *const T)> + 'a;
+
 /// A checked call of [`apply_rows`]; null means there is none. `place` gives a row's output and residual.
-struct Rows<F> {
+struct Rows<'a, T> {
     rows: usize,
     columns: usize,
     act: Act,
@@ -170,10 +192,10 @@ struct Rows<F> {
     norm: Option<Norm>,
     c: *mut f32,
     ldc: usize,
-    place: F,
+    place: &'a Place<'a, T>,
 }
 
-impl<T: Element, F: Fn(usize) -> Option<(*mut T, *const T)>> Kernel for Rows<F> {
+impl<T: Element> Kernel for Rows<'_, T> {
     type Output = ();
 
     #[inline(always)]
@@ -184,10 +206,10 @@ impl<T: Element, F: Fn(usize) -> Option<(*mut T, *const T)>> Kernel for Rows<F> 
             unsafe {
                 let c = self.c.add(row * self.ldc);
                 match self.norm {
-                    None => self.finish_row::<V, T>(c, None, out, residual),
+                    None => self.finish_row::<V>(c, None, out, residual),
                     Some(norm) => {
-                        let statistics = self.norm_statistics::<V, T>(c, norm.eps);
-                        self.finish_row::<V, T>(c, Some((norm, statistics)), out, residual);
+                        let statistics = self.norm_statistics::<V>(c, norm.eps);
+                        self.finish_row::<V>(c, Some((norm, statistics)), out, residual);
                     }
                 }
             }
@@ -195,24 +217,33 @@ impl<T: Element, F: Fn(usize) -> Option<(*mut T, *const T)>> Kernel for Rows<F> 
     }
 }
 
-impl<F> Rows<F> {
-    /// Bias, activation and scale of `count` columns from `i`.
+/// Vectors that are worked on side by side.
+const GROUP: usize = 4;
+
+impl<T: Element> Rows<'_, T> {
+    /// Bias, activation and scale of the `N` vectors from column `i`; with N = 1 of `count` columns.
     ///
     /// # Safety
     /// The columns exist.
     #[inline(always)]
-    unsafe fn begin<V: Vector, T: Element>(&self, c: *const f32, i: usize, count: usize) -> V {
-        // SAFETY: columns i..i + count of the row and of the operands.
+    unsafe fn begin<V: Vector, const N: usize>(&self, c: *const f32, i: usize, count: usize) -> [V; N] {
+        // SAFETY: columns of the row and of the operands.
         unsafe {
-            let mut value: V = load(c.add(i), count);
+            let mut values: [V; N] = load_group(c.add(i), count);
             if !self.bias.is_null() {
-                value = value.add(load(self.bias.add(i), count));
+                let bias: [V; N] = load_group(self.bias.add(i), count);
+                for (value, bias) in values.iter_mut().zip(bias) {
+                    *value = value.add(bias);
+                }
             }
-            value = self.act.apply_for::<T, V>(value);
+            self.act.apply_group::<T, V, N>(&mut values);
             if !self.scale.is_null() {
-                value = value.mul(load(self.scale.add(i), count));
+                let scale: [V; N] = load_group(self.scale.add(i), count);
+                for (value, scale) in values.iter_mut().zip(scale) {
+                    *value = value.mul(scale);
+                }
             }
-            value
+            values
         }
     }
 
@@ -221,47 +252,114 @@ impl<F> Rows<F> {
     /// # Safety
     /// `c` holds the row.
     #[inline(always)]
-    unsafe fn norm_statistics<V: Vector, T: Element>(&self, c: *mut f32, eps: f32) -> (f32, f32) {
+    unsafe fn norm_statistics<V: Vector>(&self, c: *mut f32, eps: f32) -> (f32, f32) {
         let n = self.columns;
         let mut i = 0;
-        while i < n {
-            let count = V::LANES.min(n - i);
-            // SAFETY: columns of the row.
-            unsafe { self.begin::<V, T>(c, i, count).store_partial(c.add(i), count) };
-            i += count;
+        // SAFETY: columns of the row, which holds n values.
+        unsafe {
+            while i + GROUP * V::LANES <= n {
+                let values: [V; GROUP] = self.begin::<V, GROUP>(c, i, V::LANES);
+                store_group(values, c.add(i), V::LANES);
+                i += GROUP * V::LANES;
+            }
+            while i < n {
+                let count = V::LANES.min(n - i);
+                store_group(self.begin::<V, 1>(c, i, count), c.add(i), count);
+                i += count;
+            }
+            crate::rows::mean_and_scale::<V, f32>(c, n, eps)
         }
-        // SAFETY: the row holds n values.
-        unsafe { crate::rows::mean_and_scale::<V, f32>(c, n, eps) }
     }
 
     /// # Safety
     /// `c` holds the row (already begun if there is a norm), `out` and `residual` as many elements.
     #[inline(always)]
-    unsafe fn finish_row<V: Vector, T: Element>(
+    unsafe fn finish_row<V: Vector>(
         &self,
         c: *const f32,
         norm: Option<(Norm, (f32, f32))>,
         out: *mut T,
         residual: *const T,
     ) {
+        let n = self.columns;
         let mut i = 0;
-        while i < self.columns {
-            let count = V::LANES.min(self.columns - i);
-            // SAFETY: columns i..i + count.
-            unsafe {
-                let mut value: V = match norm {
-                    None => self.begin::<V, T>(c, i, count),
-                    Some((norm, (mean, scale))) => load::<V, f32>(c.add(i), count)
-                        .sub(V::splat(mean))
-                        .mul(V::splat(scale))
-                        .mul_add(load(norm.weight.add(i), count), load(norm.bias.add(i), count)),
-                };
-                if !residual.is_null() {
-                    value = value.add(load(residual.add(i), count));
-                }
-                store(self.act_after.apply_for::<T, V>(value), out.add(i), count);
+        // SAFETY: columns of the row.
+        unsafe {
+            while i + GROUP * V::LANES <= n {
+                self.finish::<V, GROUP>(c, i, V::LANES, norm, out, residual);
+                i += GROUP * V::LANES;
             }
-            i += count;
+            while i < n {
+                let count = V::LANES.min(n - i);
+                self.finish::<V, 1>(c, i, count, norm, out, residual);
+                i += count;
+            }
         }
+    }
+
+    /// `N` vectors of [`Rows::finish_row`] from column `i`; with N = 1 `count` columns.
+    ///
+    /// # Safety
+    /// As for `finish_row`, and the columns exist.
+    #[inline(always)]
+    unsafe fn finish<V: Vector, const N: usize>(
+        &self,
+        c: *const f32,
+        i: usize,
+        count: usize,
+        norm: Option<(Norm, (f32, f32))>,
+        out: *mut T,
+        residual: *const T,
+    ) {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let mut values: [V; N] = match norm {
+                None => self.begin::<V, N>(c, i, count),
+                Some((norm, (mean, scale))) => {
+                    let mut values: [V; N] = load_group(c.add(i), count);
+                    let weights: [V; N] = load_group(norm.weight.add(i), count);
+                    let biases: [V; N] = load_group(norm.bias.add(i), count);
+                    for v in 0..N {
+                        let normed = values[v].sub(V::splat(mean)).mul(V::splat(scale));
+                        values[v] = normed.mul_add(weights[v], biases[v]);
+                    }
+                    values
+                }
+            };
+            if !residual.is_null() {
+                let residual: [V; N] = load_group(residual.add(i), count);
+                for (value, residual) in values.iter_mut().zip(residual) {
+                    *value = value.add(residual);
+                }
+            }
+            self.act_after.apply_group::<T, V, N>(&mut values);
+            store_group(values, out.add(i), count);
+        }
+    }
+}
+
+/// `N` vectors, or with N = 1 `count` elements.
+///
+/// # Safety
+/// `from` is valid for as many reads.
+#[inline(always)]
+unsafe fn load_group<V: Vector, T: Element, const N: usize>(from: *const T, count: usize) -> [V; N] {
+    let mut values = [V::zero(); N];
+    for (v, value) in values.iter_mut().enumerate() {
+        // SAFETY: as the caller promises.
+        *value = unsafe { if N == 1 { load(from, count) } else { V::load_as(from.add(v * V::LANES)) } };
+    }
+    values
+}
+
+/// `N` vectors, or with N = 1 `count` elements.
+///
+/// # Safety
+/// `to` is valid for as many writes.
+#[inline(always)]
+unsafe fn store_group<V: Vector, T: Element, const N: usize>(values: [V; N], to: *mut T, count: usize) {
+    for (v, value) in values.into_iter().enumerate() {
+        // SAFETY: as the caller promises.
+        unsafe { if N == 1 { store(value, to, count) } else { value.store_as(to.add(v * V::LANES)) } }
     }
 }

@@ -17,11 +17,12 @@ pub struct Pool {
 struct Shared {
     /// Number of the current run; workers wait for it to change.
     run: AtomicUsize,
-    /// The current run's task as a pointer whose lifetime `Pool::run` guards.
+    /// The current run's task, whose lifetime `Pool::run` guards, and how many there are. Workers enter under this lock, so
+    /// that after it has been emptied no further one does: a run never waits for a worker that sleeps.
     task: Mutex<Option<(*const Task, usize)>>,
     next: AtomicUsize,
-    /// Workers that have not finished the current run.
-    busy: AtomicUsize,
+    /// Workers inside the current run.
+    inside: AtomicUsize,
     panicked: AtomicBool,
     stop: AtomicBool,
     wake: Condvar,
@@ -33,8 +34,21 @@ unsafe impl Sync for Shared {}
 // SAFETY: as above.
 unsafe impl Send for Shared {}
 
-/// Spins before a worker sleeps: about 50 µs, longer than the gap between two kernels of one network.
-const SPINS: usize = 20_000;
+/// Pauses before a waiting thread begins to yield: some 20 µs.
+const SPINS: usize = 500;
+
+/// Yields before a worker sleeps: some 50 µs if nobody else wants the core, longer than the gap between two kernels.
+const YIELDS: usize = 100;
+
+/// Waits a little: with a pause at first, then by letting other threads of this core go on. With fewer free cores than
+/// threads, spinning alone would keep the core from the very thread that is waited for.
+fn pause(turn: usize) {
+    if turn < SPINS {
+        std::hint::spin_loop();
+    } else {
+        std::thread::yield_now();
+    }
+}
 
 impl Pool {
     /// A pool of `threads` threads, the calling one included; at least one.
@@ -43,7 +57,7 @@ impl Pool {
             run: AtomicUsize::new(0),
             task: Mutex::new(None),
             next: AtomicUsize::new(0),
-            busy: AtomicUsize::new(0),
+            inside: AtomicUsize::new(0),
             panicked: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             wake: Condvar::new(),
@@ -79,25 +93,41 @@ impl Pool {
         let shared = &*self.shared;
         // SAFETY: only the lifetime changes; this function does not return before every worker has let go of it.
         let erased: *const Task = unsafe { std::mem::transmute::<&(dyn Fn(usize, usize) + Sync), &'static Task>(task) };
-        *shared.task.lock().expect("no task runs under this lock") = Some((erased, tasks));
         shared.next.store(0, Ordering::Relaxed);
-        shared.busy.store(self.workers.len(), Ordering::Relaxed);
-        shared.run.fetch_add(1, Ordering::Release);
+        shared.set_task(Some((erased, tasks)));
+        shared.run.fetch_add(1, Ordering::SeqCst);
         if *shared.asleep.lock().expect("no task runs under this lock") > 0 {
             shared.wake.notify_all();
         }
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| shared.take_tasks(task, tasks, 0)));
-        while shared.busy.load(Ordering::Acquire) != 0 {
-            std::hint::spin_loop();
+        shared.set_task(None);
+        let mut turn = 0;
+        while shared.inside.load(Ordering::Acquire) != 0 {
+            pause(turn);
+            turn += 1;
         }
+        let panicked = shared.panicked.swap(false, Ordering::Relaxed);
         if let Err(panic) = outcome {
             std::panic::resume_unwind(panic);
         }
-        assert!(!shared.panicked.swap(false, Ordering::Relaxed), "a kernel task panicked on a worker thread");
+        assert!(!panicked, "a kernel task panicked on a worker thread");
     }
 }
 
 impl Shared {
+    fn set_task(&self, task: Option<(*const Task, usize)>) {
+        *self.task.lock().expect("no task runs under this lock") = task;
+    }
+
+    /// The current task, if the run is not over; the caller is inside then.
+    fn enter(&self) -> Option<(*const Task, usize)> {
+        let task = self.task.lock().expect("no task runs under this lock");
+        if task.is_some() {
+            self.inside.fetch_add(1, Ordering::Relaxed);
+        }
+        *task
+    }
+
     fn take_tasks(&self, task: &(dyn Fn(usize, usize) + Sync), tasks: usize, worker: usize) {
         loop {
             let index = self.next.fetch_add(1, Ordering::Relaxed);
@@ -115,31 +145,30 @@ impl Shared {
             if self.stop.load(Ordering::Relaxed) {
                 return;
             }
-            let current = *self.task.lock().expect("no task runs under this lock");
-            if let Some((task, tasks)) = current {
-                // SAFETY: `Pool::run` keeps the task alive until `busy` is zero, which needs this worker.
+            if let Some((task, tasks)) = self.enter() {
+                // SAFETY: `Pool::run` keeps the task alive until nobody is inside.
                 let task = unsafe { &*task };
                 let outcome =
                     std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.take_tasks(task, tasks, worker)));
                 if outcome.is_err() {
                     self.panicked.store(true, Ordering::Relaxed);
                 }
+                self.inside.fetch_sub(1, Ordering::Release);
             }
-            self.busy.fetch_sub(1, Ordering::Release);
         }
     }
 
     fn wait_for_run(&self, seen: usize) -> usize {
-        for _ in 0..SPINS {
+        for turn in 0..SPINS + YIELDS {
             let run = self.run.load(Ordering::Acquire);
             if run != seen {
                 return run;
             }
-            std::hint::spin_loop();
+            pause(turn);
         }
         let mut asleep = self.asleep.lock().expect("no task runs under this lock");
         *asleep += 1;
-        while self.run.load(Ordering::Acquire) == seen {
+        while self.run.load(Ordering::SeqCst) == seen {
             asleep = self.wake.wait(asleep).expect("no task runs under this lock");
         }
         *asleep -= 1;
@@ -150,7 +179,7 @@ impl Shared {
 impl Drop for Pool {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
-        self.shared.run.fetch_add(1, Ordering::Release);
+        self.shared.run.fetch_add(1, Ordering::SeqCst);
         drop(self.shared.asleep.lock());
         self.shared.wake.notify_all();
         for worker in self.workers.drain(..) {
@@ -176,6 +205,19 @@ mod tests {
                 });
                 assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1));
             }
+        }
+    }
+
+    #[test]
+    fn many_short_runs_lose_and_repeat_nothing() {
+        let mut pool = Pool::new(3);
+        for run in 0..20_000usize {
+            let tasks = 2 + run % 5;
+            let sum = AtomicUsize::new(0);
+            pool.run(tasks, &|i, _| {
+                sum.fetch_add(1 << (8 * i), Ordering::Relaxed);
+            });
+            assert_eq!(sum.into_inner(), (0..tasks).map(|i| 1 << (8 * i)).sum());
         }
     }
 

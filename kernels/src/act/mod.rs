@@ -54,6 +54,24 @@ impl Act {
         }
     }
 
+    /// [`Act::apply_for`] of several vectors: one decision for all, and independent chains of operations side by side.
+    #[inline(always)]
+    pub(crate) fn apply_group<T: Element, V: Vector, const N: usize>(self, values: &mut [V; N]) {
+        macro_rules! each {
+            ($($act:ident)*) => {
+                match self {
+                    Act::Identity => {}
+                    $(Act::$act => {
+                        for value in values {
+                            *value = Act::$act.apply_for::<T, V>(*value);
+                        }
+                    })*
+                }
+            };
+        }
+        each!(Relu Gelu Silu HardSwish HardSigmoid Sigmoid)
+    }
+
     /// Applies the activation to every value of a slice.
     pub fn apply_slice<T: Element>(self, isa: Isa, values: &mut [T]) {
         if self != Act::Identity {

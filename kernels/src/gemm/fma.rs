@@ -14,7 +14,13 @@ use std::mem::MaybeUninit;
 const MAX_DEPTH: usize = 192;
 
 /// Rows of a strip at most.
-const MAX_ROWS: usize = 12;
+const MAX_ROWS: usize = 8;
+
+/// k per turn of the inner loop: addresses are counted up seldom, as that takes the ports that FMAs run on.
+const UNROLL: usize = 4;
+
+/// Bytes of a panel row: sixteen f32 or sixteen pairs of bf16.
+const PANEL_ROW: usize = PANEL * size_of::<f32>();
 
 /// f32 product.
 ///
@@ -196,13 +202,9 @@ fn block_width(left: usize) -> usize {
 /// Rows of a strip at most, so that C's block, B's vectors and a broadcast fit into the registers.
 #[inline(always)]
 const fn max_rows<V: Vector>(panels: usize) -> usize {
-    match (V::LANES, panels) {
-        (16, 4) => 6,
-        (16, 3) => 8,
-        (16, _) => 12,
-        (8, _) => 6,
-        _ => 6,
-    }
+    let vectors = panels * PANEL / V::LANES;
+    let rows = (V::REGISTERS - vectors - 1) / vectors;
+    if rows < MAX_ROWS { rows } else { MAX_ROWS }
 }
 
 /// Where a micro-kernel reads: A's first row, B's first panel.
@@ -293,8 +295,8 @@ unsafe fn micro_shape<V: Vector, F: Format>(rows: usize, panels: usize, source: 
     match (V::LANES, panels) {
         (16, 4) => by_rows!(4: 1 2 3 4 5 6),
         (16, 3) => by_rows!(3: 1 2 3 4 5 6 7 8),
-        (16, 2) => by_rows!(2: 1 2 3 4 5 6 7 8 9 10 11 12),
-        (16, _) => by_rows!(1: 1 2 3 4 5 6 7 8 9 10 11 12),
+        (16, 2) => by_rows!(2: 1 2 3 4 5 6 7 8),
+        (16, _) => by_rows!(1: 1 2 3 4 5 6 7 8),
         (8, _) => by_rows!(2: 1 2 3 4 5 6),
         _ => by_rows!(4: 1 2 3 4 5 6),
     }
@@ -309,24 +311,50 @@ unsafe fn micro<V: Vector, F: Format, const MR: usize, const NV: usize>(source: 
     let Source { k, a, lda, mut b, panel_bytes } = source;
     let mut sums = [[V::zero(); NV]; MR];
     let mut index = 0;
-    while index < k {
-        // SAFETY: index < k, in A's rows and B's panels.
-        unsafe {
-            let columns = F::load::<V, NV>(b, panel_bytes);
-            for step in 0..F::STEP {
-                for i in 0..MR {
-                    let value = V::splat(*a.add(i * lda + index + step));
-                    for v in 0..NV {
-                        sums[i][v] = value.mul_add(columns[step][v], sums[i][v]);
-                    }
-                }
+    // SAFETY: index stays below k: in A's rows and B's panels.
+    unsafe {
+        while index + UNROLL <= k {
+            let rows = a.add(index);
+            for part in (0..UNROLL).step_by(F::STEP) {
+                step::<V, F, MR, NV>(&mut sums, rows.add(part), lda, b.add(part * PANEL_ROW / F::STEP), panel_bytes);
             }
-            b = b.add(PANEL * size_of::<f32>());
+            b = b.add(UNROLL * PANEL_ROW / F::STEP);
+            index += UNROLL;
         }
-        index += F::STEP;
+        while index < k {
+            step::<V, F, MR, NV>(&mut sums, a.add(index), lda, b, panel_bytes);
+            b = b.add(PANEL_ROW);
+            index += F::STEP;
+        }
     }
     // SAFETY: rows and columns of the target, as the caller promises.
     unsafe { store::<V, MR, NV>(&sums, target) }
+}
+
+/// Adds the products of one step of k.
+///
+/// # Safety
+/// `a` points to the step in the first of `MR` rows, `b` to its panel row.
+#[inline(always)]
+unsafe fn step<V: Vector, F: Format, const MR: usize, const NV: usize>(
+    sums: &mut [[V; NV]; MR],
+    a: *const f32,
+    lda: usize,
+    b: *const u8,
+    panel_bytes: usize,
+) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let columns = F::load::<V, NV>(b, panel_bytes);
+        for l in 0..F::STEP {
+            for i in 0..MR {
+                let value = V::splat(*a.add(i * lda + l));
+                for v in 0..NV {
+                    sums[i][v] = value.mul_add(columns[l][v], sums[i][v]);
+                }
+            }
+        }
+    }
 }
 
 /// Writes or adds the sums of a block.

@@ -51,6 +51,7 @@ impl Lanes {
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl Vector for Lanes {
     const LANES: usize = 8;
+    const REGISTERS: usize = 16;
 
     #[inline(always)]
     fn splat(value: f32) -> Self {
@@ -102,6 +103,14 @@ impl Vector for Lanes {
             let pairs = _mm256_loadu_si256(from.cast());
             let second = _mm256_and_si256(pairs, _mm256_set1_epi32(0xffff_0000_u32 as i32));
             (Self(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs))), Self(_mm256_castsi256_ps(second)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_bf16_pairs(first: Self, second: Self, to: *mut bf16) {
+        unsafe {
+            let low = _mm256_cvtepu16_epi32(first.to_bf16());
+            let high = _mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(second.to_bf16()));
+            _mm256_storeu_si256(to.cast(), _mm256_or_si256(low, high));
         }
     }
 

@@ -61,6 +61,7 @@ fn mask(count: usize) -> __mmask16 {
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl<const CONVERT: bool> Vector for Wide<CONVERT> {
     const LANES: usize = 16;
+    const REGISTERS: usize = 32;
 
     #[inline(always)]
     fn splat(value: f32) -> Self {
@@ -104,6 +105,45 @@ impl<const CONVERT: bool> Vector for Wide<CONVERT> {
             let pairs = _mm512_loadu_si512(from.cast());
             let second = _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000_u32 as i32));
             (Self(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs))), Self(_mm512_castsi512_ps(second)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_bf16_pairs(first: Self, second: Self, to: *mut bf16) {
+        unsafe {
+            let low = _mm512_cvtepu16_epi32(first.to_bf16());
+            let high = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(second.to_bf16()));
+            _mm512_storeu_si512(to.cast(), _mm512_or_si512(low, high));
+        }
+    }
+    #[inline(always)]
+    unsafe fn transpose(from: *const u32, to: *mut u32) {
+        unsafe {
+            let mut rows = [_mm512_setzero_ps(); 16];
+            for (i, row) in rows.iter_mut().enumerate() {
+                *row = _mm512_loadu_ps(from.add(16 * i).cast());
+            }
+            // Pairs of rows, then fours: lane l of fours[4g + c] is column 4l + c of rows 4g..4g + 4.
+            let mut fours = [_mm512_setzero_pd(); 16];
+            for g in 0..4 {
+                let [a, b, c, d] = [rows[4 * g], rows[4 * g + 1], rows[4 * g + 2], rows[4 * g + 3]];
+                let (ab, ab_high) = (_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+                let (cd, cd_high) = (_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+                let (ab, ab_high) = (_mm512_castps_pd(ab), _mm512_castps_pd(ab_high));
+                let (cd, cd_high) = (_mm512_castps_pd(cd), _mm512_castps_pd(cd_high));
+                fours[4 * g] = _mm512_unpacklo_pd(ab, cd);
+                fours[4 * g + 1] = _mm512_unpackhi_pd(ab, cd);
+                fours[4 * g + 2] = _mm512_unpacklo_pd(ab_high, cd_high);
+                fours[4 * g + 3] = _mm512_unpackhi_pd(ab_high, cd_high);
+            }
+            for c in 0..4 {
+                let [a, b, d, e] = [fours[c], fours[4 + c], fours[8 + c], fours[12 + c]];
+                let (even, even2) = (_mm512_shuffle_f64x2::<0x88>(a, b), _mm512_shuffle_f64x2::<0x88>(d, e));
+                let (odd, odd2) = (_mm512_shuffle_f64x2::<0xdd>(a, b), _mm512_shuffle_f64x2::<0xdd>(d, e));
+                _mm512_storeu_pd(to.add(16 * c).cast(), _mm512_shuffle_f64x2::<0x88>(even, even2));
+                _mm512_storeu_pd(to.add(16 * (4 + c)).cast(), _mm512_shuffle_f64x2::<0x88>(odd, odd2));
+                _mm512_storeu_pd(to.add(16 * (8 + c)).cast(), _mm512_shuffle_f64x2::<0xdd>(even, even2));
+                _mm512_storeu_pd(to.add(16 * (12 + c)).cast(), _mm512_shuffle_f64x2::<0xdd>(odd, odd2));
+            }
         }
     }
 

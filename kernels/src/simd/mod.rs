@@ -30,6 +30,8 @@ pub trait Kernel {
 pub trait Vector: Copy + Send + Sync + 'static {
     /// Values per vector: 4, 8 or 16.
     const LANES: usize;
+    /// How many of these vectors the registers hold.
+    const REGISTERS: usize;
 
     /// All lanes the same.
     fn splat(value: f32) -> Self;
@@ -76,6 +78,22 @@ pub trait Vector: Copy + Send + Sync + 'static {
     /// # Safety
     /// `from` is valid for 2·LANES reads.
     unsafe fn load_bf16_pairs(from: *const bf16) -> (Self, Self);
+    /// Rounds both to bf16 and stores them as pairs: lane i of `first`, lane i of `second`, and so on.
+    /// # Safety
+    /// `to` is valid for 2·LANES writes.
+    unsafe fn store_bf16_pairs(first: Self, second: Self, to: *mut bf16);
+    /// Transposes a 16 × 16 matrix of any 4-byte values: `to[j][i] = from[i][j]`.
+    /// # Safety
+    /// `from` is valid for 256 reads, `to` for 256 writes, and they do not overlap.
+    #[inline(always)]
+    unsafe fn transpose(from: *const u32, to: *mut u32) {
+        for j in 0..16 {
+            for i in 0..16 {
+                // SAFETY: i, j < 16.
+                unsafe { to.add(j * 16 + i).write(from.add(i * 16 + j).read()) };
+            }
+        }
+    }
 
     /// self + other
     fn add(self, other: Self) -> Self;

@@ -21,6 +21,7 @@ pub(super) struct Lanes(float32x4_t);
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl Vector for Lanes {
     const LANES: usize = 4;
+    const REGISTERS: usize = 32;
 
     #[inline(always)]
     fn splat(value: f32) -> Self {
@@ -82,6 +83,18 @@ impl Vector for Lanes {
             let pairs = vreinterpretq_u32_u16(vld1q_u16(from.cast()));
             let second = vandq_u32(pairs, vdupq_n_u32(0xffff_0000));
             (Self(vreinterpretq_f32_u32(vshlq_n_u32::<16>(pairs))), Self(vreinterpretq_f32_u32(second)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_bf16_pairs(first: Self, second: Self, to: *mut bf16) {
+        let (mut a, mut b) = ([0.0f32; 4], [0.0f32; 4]);
+        unsafe {
+            first.store(a.as_mut_ptr());
+            second.store(b.as_mut_ptr());
+            for (i, (a, b)) in a.into_iter().zip(b).enumerate() {
+                to.add(2 * i).write(<bf16 as Element>::from_f32(a));
+                to.add(2 * i + 1).write(<bf16 as Element>::from_f32(b));
+            }
         }
     }
 

@@ -30,6 +30,8 @@ fn power_of_two(exponent: i32) -> f32 {
 // SAFETY of the memory functions below: each touches the lanes its contract in `Vector` names.
 impl Vector for Lanes {
     const LANES: usize = LANES;
+    /// Of 16 registers with four lanes each, as on x86-64.
+    const REGISTERS: usize = 8;
 
     #[inline(always)]
     fn splat(value: f32) -> Self {
@@ -91,6 +93,13 @@ impl Vector for Lanes {
         // SAFETY: the caller promises 2·LANES reads.
         let pairs = unsafe { from.cast::<[[bf16; 2]; LANES]>().read_unaligned() };
         (Self(pairs.map(|pair| pair[0].to_f32())), Self(pairs.map(|pair| pair[1].to_f32())))
+    }
+    #[inline(always)]
+    unsafe fn store_bf16_pairs(first: Self, second: Self, to: *mut bf16) {
+        let pairs: [[bf16; 2]; LANES] =
+            std::array::from_fn(|i| [first.0[i], second.0[i]].map(<bf16 as Element>::from_f32));
+        // SAFETY: the caller promises 2·LANES writes.
+        unsafe { to.cast::<[[bf16; 2]; LANES]>().write_unaligned(pairs) }
     }
 
     #[inline(always)]
