@@ -69,8 +69,9 @@ pub fn read_batch(file: &Path) -> Result<Batch, TensorsError> {
     let tensors =
         SafeTensors::deserialize(&bytes).map_err(|error| bad(format!("no sound safetensors file: {error}")))?;
     let input = tensors.tensor("input").map_err(|_| {
-        let names = tensors.names().into_iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
-        bad(format!("no tensor `input` [N, 3, H, W]; it holds {names}"))
+        let names: Vec<String> = tensors.names().into_iter().take(8).map(|n| format!("`{n}`")).collect();
+        let more = if tensors.len() > names.len() { ", ..." } else { "" };
+        bad(format!("no tensor `input` [N, 3, H, W]; it holds {}{more}", names.join(", ")))
     })?;
     let values = floats(&input).ok_or_else(|| bad(format!("`input` is {:?}, expected F32", input.dtype())))?;
     let &[batch, 3, height, width] = input.shape() else {

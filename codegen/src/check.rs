@@ -121,3 +121,6 @@ fn shares_batch(op: &Op, slot: Slot, found: usize, expected: usize) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,4 +24,8 @@ pub fn manifest(spec: &ModelSpec) -> Vec<TensorDecl> {
 pub trait WeightSource {
     /// The tensor of that name: its shape and its values in row-major order, or `None` if there is none.
     fn tensor(&self, name: &str) -> Option<(&[usize], std::borrow::Cow<'_, [f32]>)>;
+
+    /// Says that the compiler has taken what it needs from that tensor: a source that can fetch it again may let go of its
+    /// memory, so that weights are not in memory twice.
+    fn release(&self, _name: &str) {}
 }

@@ -211,9 +211,14 @@ impl Graph {
             if let Source::Weight(recipe) = &value.source {
                 let tensors: Vec<_> =
                     recipe.tensors.iter().filter_map(|t| weights.tensor(&t.name)).map(|(_, data)| data).collect();
-                value.source = Source::Constant(recipe.evaluate(&tensors));
+                let made = recipe.evaluate(&tensors);
+                recipe.tensors.iter().for_each(|t| weights.release(&t.name));
+                value.source = Source::Constant(made);
             }
         }
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -184,6 +184,12 @@ impl WeightSource for Weights {
         let tensor = self.tensors.get(name)?;
         Some((tensor.shape(), tensor.values()))
     }
+
+    fn release(&self, name: &str) {
+        if let Some(tensor) = self.tensors.get(name) {
+            tensor.release();
+        }
+    }
 }
 
 /// Whether a tensor of that name is saved with the network but not trained.

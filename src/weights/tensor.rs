@@ -132,6 +132,18 @@ impl Tensor {
         (wanted == found).then_some(Tensor { dtype, shape, bytes, range })
     }
 
+    /// Lets the system take back the memory of a mapped tensor; it is read from the file again when it is used again.
+    pub(crate) fn release(&self) {
+        #[cfg(unix)]
+        if let Bytes::Mapped(map) = &self.bytes {
+            // SAFETY: the mapping is read-only and backed by its file, so that dropped pages come back with the same bytes.
+            // That the advice may fail, or reach a neighbour on the same page, does not matter.
+            let _ = unsafe {
+                map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, self.range.start, self.range.len())
+            };
+        }
+    }
+
     /// A tensor of these bytes (row-major, little-endian); `None` when there are not as many as the shape asks.
     pub fn from_bytes(dtype: DType, shape: Vec<usize>, bytes: Vec<u8>) -> Option<Tensor> {
         let range = 0..bytes.len();
