@@ -140,7 +140,10 @@ fn folding_changes_nothing() {
             })
         };
         let operand = |x: &Tensor, shape: &[usize]| {
-            Operand::from_values::<f32>(shape, Vec::<f32>::try_from(x.to_kind(Kind::Float).flatten(0, -1)).expect("numbers"))
+            Operand::from_values::<f32>(
+                shape,
+                Vec::<f32>::try_from(x.to_kind(Kind::Float).flatten(0, -1)).expect("numbers"),
+            )
         };
         numbers.bias = operand(&folded.iter().map(|(_, bias)| bias.shallow_clone()).sum::<Tensor>(), &[width]);
         numbers.weights = std::array::from_fn(|i| operand(&folded[i].0, &[width, spec.taps[i][2]]));

@@ -20,6 +20,7 @@ use segface_tests::{
     operand::{Operand, Values, unit_values, values, widen},
     problems::{judge_kernel, random_problems},
 };
+use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
 
 const HEADS: usize = 8;
@@ -35,16 +36,28 @@ struct Problem {
     values: Values,
 }
 
-fn problem(pixels: usize) -> impl Strategy<Value = Problem> {
+fn problem(side: usize) -> impl Strategy<Value = Problem> {
     let tokens = prop_oneof![2 => Just(19usize), 2 => Just(11usize), 1 => 1..=40usize];
     let halves = prop::sample::select(vec![[true, true], [true, true], [true, false], [false, true]]);
     let spread = prop::sample::select(vec![1.0, 5.0, 40.0]);
-    (1..=3usize, 1..=pixels, tokens, halves, any::<bool>(), spread, values()).prop_map(
-        |(batch, pixels, tokens, [update, attend], shared_attend, spread, values)| {
-            let spec = ImagePassSpec { batch, pixels, tokens, update, attend, shared_attend, eps: EPS };
+    (1..=3usize, [1..=side, 1..=side], tokens, halves, any::<bool>(), spread, values()).prop_map(
+        |(batch, input, tokens, [update, attend], shared_attend, spread, values)| {
+            let spec = ImagePassSpec { batch, input, tokens, update, attend, shared_attend, eps: EPS };
             Problem { spec, spread, values }
         },
     )
+}
+
+/// The positional encoding [P, 256] that tables [w + h, 256] stand for.
+fn encoding(tables: &Operand, [height, width]: [usize; 2], kind: Kind) -> Tensor {
+    let tables = tables.tensor(kind);
+    let columns = tables.narrow(0, 0, width as i64).unsqueeze(0);
+    let rows = tables.narrow(0, width as i64, height as i64).unsqueeze(1);
+    let half = WIDTH as i64 / 2;
+    let (sin_a, cos_a) = (columns.narrow(2, 0, half), columns.narrow(2, half, half));
+    let (sin_b, cos_b) = (rows.narrow(2, 0, half), rows.narrow(2, half, half));
+    let (sin, cos) = (&sin_a * &cos_b + &cos_a * &sin_b, &cos_a * &cos_b - &sin_a * &sin_b);
+    Tensor::cat(&[sin, cos], 2).flatten(0, 1)
 }
 
 struct PassNumbers {
@@ -61,11 +74,12 @@ struct PassNumbers {
 
 impl PassNumbers {
     fn new<T: Element>(Problem { spec, spread, values }: &Problem) -> Self {
-        let ImagePassSpec { batch, pixels, tokens, shared_attend, .. } = *spec;
+        let ImagePassSpec { batch, tokens, shared_attend, .. } = *spec;
+        let pixels = spec.pixels();
         let rows = HEADS * tokens;
         let attend_batch = if shared_attend { 1 } else { batch };
         Self {
-            pe: values.weight::<T>("pe", &[pixels, WIDTH], 0.7),
+            pe: values.weight::<T>("pe", &[spec.pe_rows(), WIDTH], 0.7),
             update_scores: values.weight::<T>("update_scores", &[batch, rows, WIDTH], spread / 20.0),
             update_score_bias: values.weight::<T>("update_score_bias", &[batch, rows], *spread),
             update_values: values.input::<T>("update_values", &[batch, rows, WIDTH]),
@@ -80,7 +94,7 @@ impl PassNumbers {
     /// Updated x and pooled rows.
     fn reference(&self, spec: &ImagePassSpec, kind: Kind) -> [Tensor; 2] {
         let (batch, tokens) = (spec.batch as i64, spec.tokens as i64);
-        let pe = self.pe.tensor(kind);
+        let pe = encoding(&self.pe, spec.input, kind);
         let mut x = self.x.tensor(kind);
         if spec.update {
             let scores = (&x + &pe).matmul(&self.update_scores.tensor(kind).transpose(1, 2))
@@ -138,12 +152,12 @@ fn both_passes(problem: &Problem) -> Result<(), Failure> {
 
 #[test]
 fn passes_over_few_image_tokens() {
-    random_problems("image_pass small", 24, problem(90), both_passes);
+    random_problems("image_pass small", 24, problem(10), both_passes);
 }
 
 #[test]
 fn passes_over_many_image_tokens_merge_their_partial_sums() {
-    random_problems("image_pass large", 5, problem(1500), both_passes);
+    random_problems("image_pass large", 5, problem(45), both_passes);
 }
 
 /// Image tokens that grow along the map: every later chunk's scores dwarf the earlier ones'.
@@ -151,13 +165,17 @@ fn passes_over_many_image_tokens_merge_their_partial_sums() {
 fn partial_sums_of_very_different_maxima_are_merged() {
     random_problems("image_pass maxima", 3, unit_values(), |values| {
         let (pixels, tokens) = (1100, 11);
+        // A map of one column, whose table is sine 0 and cosine 1: the encoding is the rows' table.
+        let input = [pixels, 1];
         let spec =
-            ImagePassSpec { batch: 1, pixels, tokens, update: false, attend: true, shared_attend: true, eps: EPS };
+            ImagePassSpec { batch: 1, input, tokens, update: false, attend: true, shared_attend: true, eps: EPS };
         let mut numbers = PassNumbers::new::<f32>(&Problem { spec, spread: 3.0, values: values.clone() });
         for sign in [1.0, -1.0] {
             let slope = |i: usize| sign * 60.0 * (i / WIDTH) as f32 / pixels as f32;
-            let pe = numbers.attend_scores.f32()[..WIDTH].iter().cycle().enumerate().map(|(i, a)| a * slope(i));
-            numbers.pe = Operand::from_values::<f32>(&[pixels, WIDTH], pe.take(pixels * WIDTH).collect());
+            let column = [0.0, 1.0].into_iter().flat_map(|v| [v; WIDTH / 2]);
+            let rows = numbers.attend_scores.f32()[..WIDTH].iter().cycle().enumerate().map(|(i, a)| a * slope(i));
+            let tables: Vec<f32> = column.chain(rows.take(pixels * WIDTH)).collect();
+            numbers.pe = Operand::from_values::<f32>(&[1 + pixels, WIDTH], tables);
             judge_kernel::<f32>(
                 "pooled",
                 Floor::of(segface_kernels::DType::F32),
@@ -256,7 +274,7 @@ impl Block {
 /// The two-way transformer and the hypernetwork behind it, from layer 0's first look at the image on.
 struct Transformer {
     batch: usize,
-    pixels: usize,
+    input: [usize; 2],
     tokens: usize,
     x: Operand,
     pe: Operand,
@@ -270,15 +288,15 @@ struct Transformer {
 }
 
 impl Transformer {
-    fn new<T: Element>(values: &Values, batch: usize, pixels: usize, tokens: usize) -> Self {
+    fn new<T: Element>(values: &Values, batch: usize, input: [usize; 2], tokens: usize) -> Self {
         let block = |name: &str, inner| Block::new::<T>(values, name, inner);
         let layer = |name: String, n, k| Layer::new::<T>(values, &name, n, k);
         Self {
             batch,
-            pixels,
+            input,
             tokens,
-            x: values.input::<T>("x", &[batch, pixels, WIDTH]),
-            pe: values.weight::<T>("pe", &[pixels, WIDTH], 0.7),
+            x: values.input::<T>("x", &[batch, input[0] * input[1], WIDTH]),
+            pe: values.weight::<T>("pe", &[input[1] + input[0], WIDTH], 0.7),
             token_pe: values.weight::<T>("token_pe", &[tokens, WIDTH], 1.0),
             initial: values.weight::<T>("initial", &[tokens, WIDTH], 1.0),
             to_image: ["to_image0", "to_image1", "final"].map(|name| block(name, 128)),
@@ -295,7 +313,7 @@ impl Transformer {
     /// Updated image tokens, class tokens after each step, hypernetwork.
     fn reference(&self, kind: Kind) -> [Tensor; 5] {
         let batch = self.batch as i64;
-        let pe = self.pe.tensor(kind);
+        let pe = encoding(&self.pe, self.input, kind);
         let token_pe = self.token_pe.tensor(kind).unsqueeze(0).expand([batch, -1, -1], false);
         let mut x = self.x.tensor(kind);
         let mut q = self.initial.tensor(kind).unsqueeze(0).expand([batch, -1, -1], false);
@@ -335,7 +353,7 @@ impl Transformer {
     }
 
     fn run<T: Element>(&self, context: &mut Context) -> [Vec<f32>; 5] {
-        let Self { batch, pixels, tokens, .. } = *self;
+        let Self { batch, input, tokens, .. } = *self;
         let rows = batch * HEADS * tokens;
         let mut x = self.x.elements::<T>();
         let mut q = self.initial.f32().to_vec();
@@ -348,7 +366,7 @@ impl Transformer {
         for (layer, stage) in stages.into_iter().enumerate() {
             let update = layer > 0;
             let shared_attend = layer == 0;
-            let spec = ImagePassSpec { batch, pixels, tokens, update, attend: true, shared_attend, eps: EPS };
+            let spec = ImagePassSpec { batch, input, tokens, update, attend: true, shared_attend, eps: EPS };
             let mut pooled = vec![f32::NAN; rows * WIDTH];
             let mut workspace = vec![f32::NAN; spec.workspace_len()];
             let looked = if update { Some(&self.to_tokens[layer - 1]) } else { None };
@@ -407,16 +425,25 @@ impl Transformer {
     }
 }
 
-fn check_transformer<T: Element>(values: &Values, batch: usize, pixels: usize, tokens: usize) -> Result<(), Failure> {
-    let transformer = Transformer::new::<T>(values, batch, pixels, tokens);
+fn check_transformer<T: Element>(
+    values: &Values,
+    batch: usize,
+    input: [usize; 2],
+    tokens: usize,
+) -> Result<(), Failure> {
+    let transformer = Transformer::new::<T>(values, batch, input, tokens);
     let [truth, peer] = [Kind::Double, segface_tests::judge::kind(T::DTYPE)].map(|kind| transformer.reference(kind));
     let names = ["image tokens", "tokens of step 0", "tokens of step 1", "final tokens", "hypernetwork"];
+    let mut results = BTreeMap::new();
     for (result, name) in names.into_iter().enumerate() {
         judge_kernel::<T>(
             name,
             Floor::of(T::DTYPE),
             |kind| if kind == Kind::Double { &truth } else { &peer }[result].shallow_clone(),
-            |context| transformer.run::<T>(context)[result].clone(),
+            |context| {
+                let setting = (context.isa(), context.threads());
+                results.entry(setting).or_insert_with(|| transformer.run::<T>(context))[result].clone()
+            },
         )?;
     }
     Ok(())
@@ -425,9 +452,9 @@ fn check_transformer<T: Element>(values: &Values, batch: usize, pixels: usize, t
 #[test]
 fn the_two_way_transformer_as_published() {
     let tokens = prop_oneof![2 => Just(19usize), 2 => Just(11usize), 1 => 1..=21usize];
-    let problems = (1..=2usize, 1..=400usize, tokens, unit_values());
-    random_problems("transformer", 6, problems, |(batch, pixels, tokens, values)| {
-        check_transformer::<f32>(values, *batch, *pixels, *tokens)?;
-        check_transformer::<bf16>(values, *batch, *pixels, *tokens)
+    let problems = (1..=2usize, [1..=20usize, 1..=20usize], tokens, unit_values());
+    random_problems("transformer", 3, problems, |(batch, input, tokens, values)| {
+        check_transformer::<f32>(values, *batch, *input, *tokens)?;
+        check_transformer::<bf16>(values, *batch, *input, *tokens)
     });
 }

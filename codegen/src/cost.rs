@@ -37,7 +37,7 @@ impl Node {
             Op::Attention(a) => product(&[a.batch, a.heads, a.queries, a.keys, 2 * a.head_dim]),
             Op::ImagePass(p) => {
                 let halves = usize::from(p.update) + usize::from(p.attend);
-                product(&[p.batch, p.pixels, 8 * p.tokens, 2 * 256, halves])
+                product(&[p.batch, p.pixels(), 8 * p.tokens, 2 * 256, halves])
             }
             Op::TokenStep(_) => {
                 let matrices = self.inputs.iter().filter(|(slot, _)| {

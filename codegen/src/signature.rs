@@ -236,12 +236,12 @@ pub(crate) fn signature(op: &Op) -> Result<Signature, String> {
         }
         Op::ImagePass(p) => {
             let rows = size(&[HEADS, p.tokens]);
-            let x = size(&[p.batch, p.pixels, WIDTH]);
+            let x = size(&[p.batch, p.input[0], p.input[1], WIDTH]);
             let per_image = size(&[p.batch, rows, WIDTH]);
             if !p.update && !p.attend {
                 return Err("a pass that does nothing".into());
             }
-            let mut s = s.takes([(Slot::X, x), (Slot::Pe, size(&[p.pixels, WIDTH]))]);
+            let mut s = s.takes([(Slot::X, x), (Slot::Pe, size(&[p.input[0].saturating_add(p.input[1]), WIDTH]))]);
             if p.update {
                 s = s
                     .takes([(Slot::UpdateScores, per_image), (Slot::UpdateScoreBias, size(&[p.batch, rows]))])

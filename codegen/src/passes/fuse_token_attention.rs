@@ -59,7 +59,10 @@ struct Transformer {
     /// [8·T, 256]: layer 0's absorbed query.
     first_scores: Vec<f32>,
     image: ValueId,
-    image_pe: ValueId,
+    /// Height and width of the map of image tokens.
+    input: [usize; 2],
+    /// [w + h, 256]: the image tokens' encoding, see [`position_tables`].
+    image_pe: Vec<f32>,
     token_pe: ValueId,
     initial: ValueId,
     to_image: [Block; 3],
@@ -186,10 +189,13 @@ impl Transformer {
         let tokens = to_image0.spec.queries;
         let first_scores =
             absorb(&numbers(graph, first_query)?, &numbers(graph, to_image0.key.weight)?, tokens, to_image0.spec.scale);
+        let &[_, height, width, WIDTH] = &graph.values[image.0].shape[..] else { return None };
+        let image_pe = position_tables(&numbers(graph, image_pe)?, [height, width])?;
         let found = Transformer {
             members,
             first_scores,
             image,
+            input: [height, width],
             image_pe,
             token_pe,
             initial,
@@ -215,7 +221,7 @@ impl Transformer {
     /// The fused nodes, in order.
     fn build(&self, graph: &mut Graph) -> Option<Vec<Node>> {
         let spec = self.to_image[0].spec;
-        let (batch, tokens, pixels) = (spec.batch, spec.queries, spec.keys);
+        let (batch, tokens, input) = (spec.batch, spec.queries, self.input);
         let rows = HEADS * tokens;
         let eps = self.to_image[0].norm.spec.eps;
         let scores = graph.add_constant(
@@ -223,6 +229,8 @@ impl Transformer {
             vec![1, rows, WIDTH],
             self.first_scores.clone(),
         );
+        let image_pe =
+            graph.add_constant("pe_layer.tables".into(), vec![input[0] + input[1], WIDTH], self.image_pe.clone());
         let mut nodes = Vec::new();
         let mut image = self.image;
         let mut q = self.initial;
@@ -232,7 +240,7 @@ impl Transformer {
             let intermediate = |graph: &mut Graph, name: &str, shape: &[usize]| {
                 graph.add_intermediate(format!("transformer.{pass}.{name}"), shape.to_vec(), DType::F32)
             };
-            let mut inputs = vec![(Slot::X, image), (Slot::Pe, self.image_pe), (Slot::AttendScores, attend)];
+            let mut inputs = vec![(Slot::X, image), (Slot::Pe, image_pe), (Slot::AttendScores, attend)];
             let pooled = intermediate(graph, "pooled", &[batch, rows, WIDTH]);
             let mut outputs = Vec::new();
             if let Some([update_scores, update_score_bias, update_values]) = update {
@@ -251,7 +259,7 @@ impl Transformer {
             outputs.push(pooled);
             let image_pass = ImagePassSpec {
                 batch,
-                pixels,
+                input,
                 tokens,
                 update: update.is_some(),
                 attend: true,
@@ -376,4 +384,71 @@ fn absorb(query: &[f32], key_weight: &[f32], tokens: usize, scale: f32) -> Vec<f
         }
     }
     out
+}
+
+/// What the kernel wants in place of an encoding [h·w, 256]: sines and cosines of an angle per column, then of one per row,
+/// whose sum is the angle of a token. Any split of the sum will do: columns get the angles of the first row, rows what they
+/// add to it. `None` if the encoding is not of that kind.
+fn position_tables(encoding: &[f32], [height, width]: [usize; 2]) -> Option<Vec<f32>> {
+    const HALF: usize = WIDTH / 2;
+    /// Rounding of the encoding's numbers and of the tables' to f32, with room.
+    const TOLERANCE: f64 = 1e-5;
+    let at = |y: usize, x: usize, i: usize| {
+        let token = &encoding[(y * width + x) * WIDTH..][..WIDTH];
+        (f64::from(token[i]), f64::from(token[HALF + i]))
+    };
+    if encoding.len() != height * width * WIDTH || encoding.is_empty() {
+        return None;
+    }
+    let mut tables = encoding[..width * WIDTH].to_vec();
+    for y in 0..height {
+        let turn = |i: usize| {
+            let ((sin_0, cos_0), (sin_y, cos_y)) = (at(0, 0, i), at(y, 0, i));
+            let (sin, cos) = (sin_y * cos_0 - cos_y * sin_0, cos_y * cos_0 + sin_y * sin_0);
+            let length = sin.hypot(cos);
+            (sin / length, cos / length)
+        };
+        tables.extend((0..HALF).map(|i| turn(i).0 as f32));
+        tables.extend((0..HALF).map(|i| turn(i).1 as f32));
+    }
+    let table = |row: usize, i: usize| (f64::from(tables[row * WIDTH + i]), f64::from(tables[row * WIDTH + HALF + i]));
+    let split = (0..height * width * HALF).all(|index| {
+        let (token, i) = (index / HALF, index % HALF);
+        let ((sin_a, cos_a), (sin_b, cos_b)) = (table(token % width, i), table(width + token / width, i));
+        let (sin, cos) = at(token / width, token % width, i);
+        // Written so that a NaN is refused.
+        (sin_a * cos_b + cos_a * sin_b - sin).abs() <= TOLERANCE
+            && (cos_a * cos_b - sin_a * sin_b - cos).abs() <= TOLERANCE
+    });
+    split.then_some(tables)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encoding([height, width]: [usize; 2]) -> Vec<f32> {
+        let angles = |y: usize, x: usize| {
+            (0..WIDTH / 2).map(move |i| (i as f64 - 60.0) * (0.3 * x as f64 + 0.7 * y as f64 - 1.0))
+        };
+        let tokens = (0..height * width).map(|token| (token / width, token % width));
+        tokens
+            .flat_map(|(y, x)| angles(y, x).map(f64::sin).chain(angles(y, x).map(f64::cos)))
+            .map(|v| v as f32)
+            .collect()
+    }
+
+    #[test]
+    fn an_encoding_of_summed_angles_becomes_tables_and_others_do_not() {
+        for size in [[1, 1], [3, 5], [1, 7], [6, 1]] {
+            let mut encoding = encoding(size);
+            let tables = position_tables(&encoding, size).expect("sines and cosines of sums");
+            assert_eq!(tables.len(), (size[0] + size[1]) * WIDTH);
+            *encoding.last_mut().expect("not empty") += 1e-3;
+            assert_eq!(position_tables(&encoding, size), None, "{size:?}");
+            *encoding.last_mut().expect("not empty") = f32::NAN;
+            assert_eq!(position_tables(&encoding, size), None, "{size:?}");
+            assert_eq!(position_tables(&encoding[1..], size), None, "{size:?}");
+        }
+    }
 }

@@ -26,8 +26,8 @@ pub(crate) const TILE: usize = 256;
 pub struct ImagePassSpec {
     /// Images.
     pub batch: usize,
-    /// Image tokens of one image, P.
-    pub pixels: usize,
+    /// Height and width of the map of image tokens; P = height · width.
+    pub input: [usize; 2],
     /// Class tokens T.
     pub tokens: usize,
     /// Whether the image looks at the class tokens first.
@@ -41,6 +41,16 @@ pub struct ImagePassSpec {
 }
 
 impl ImagePassSpec {
+    /// P: image tokens of one image.
+    pub fn pixels(&self) -> usize {
+        self.input[0] * self.input[1]
+    }
+
+    /// Rows of the positional encoding's tables: one per column of the map, one per row.
+    pub fn pe_rows(&self) -> usize {
+        self.input[1] + self.input[0]
+    }
+
     /// N = 8·T: rows of scores.
     pub fn rows(&self) -> usize {
         HEADS * self.tokens
@@ -49,25 +59,25 @@ impl ImagePassSpec {
     /// Floating-point operations, two per multiply-add of the products.
     pub fn flops(&self) -> u64 {
         let halves = u64::from(self.update) + u64::from(self.attend);
-        halves * 4 * (WIDTH * self.rows()) as u64 * (self.batch * self.pixels) as u64
+        halves * 4 * (WIDTH * self.rows()) as u64 * (self.batch * self.pixels()) as u64
     }
 
-    /// Bytes of memory traffic: x read and, by an update, written; the positional encoding; the absorbed projections; pooled.
+    /// Bytes of memory traffic: x read and, by an update, written; the positional encoding's tables; the absorbed projections; pooled.
     pub fn bytes(&self, dtype: DType) -> u64 {
-        let x = self.batch * self.pixels * WIDTH * dtype.size() * (1 + usize::from(self.update));
+        let x = self.batch * self.pixels() * WIDTH * dtype.size() * (1 + usize::from(self.update));
         let rows = self.batch * self.rows() * WIDTH * 4;
-        (x + self.pixels * WIDTH * 4 + 2 * rows * (usize::from(self.update) + usize::from(self.attend))) as u64
+        (x + self.pe_rows() * WIDTH * 4 + 2 * rows * (usize::from(self.update) + usize::from(self.attend))) as u64
     }
 
     /// Image tokens of one partial sum: at least a tile; at most 32 partial sums an image. It depends on P alone, so that
     /// results do not depend on the number of threads.
     pub(crate) fn chunk(&self) -> usize {
-        self.pixels.div_ceil(32).next_multiple_of(TILE)
+        self.pixels().div_ceil(32).next_multiple_of(TILE)
     }
 
     /// Partial sums of one image.
     pub(crate) fn chunks(&self) -> usize {
-        self.pixels.div_ceil(self.chunk().max(1))
+        self.pixels().div_ceil(self.chunk().max(1))
     }
 
     /// Numbers that a partial sum takes: pooled rows, maxima and sums.
@@ -89,7 +99,10 @@ impl ImagePassSpec {
 
 /// Operands of one pass. Those of a half that the spec leaves out are empty slices.
 pub struct ImagePassOperands<'a, T: Element> {
-    /// [P, 256] positional encoding, f32 in every precision.
+    /// Positional encoding as tables [w + h, 256], f32 in every precision: sines (128) and cosines (128) of an angle per
+    /// column x of the map, then per row y. An image token's encoding is the sines and cosines of the sum of its two angles:
+    /// `sin(a + b) = sin a·cos b + cos a·sin b`, `cos(a + b) = cos a·cos b − sin a·sin b`. Reading [P, 256] from memory in
+    /// every pass would cost more.
     pub pe: &'a [f32],
     /// A_u [batch, T·8, 256]
     pub update_scores: &'a [f32],

@@ -66,6 +66,49 @@ pub(super) struct ArgMax<'a> {
     pub(super) out: &'a mut [u8],
 }
 
+/// Row of the largest value of each column, the first of equal ones, as [`class_id`] reads it.
+pub(super) struct ArgMaxColumns<'a> {
+    /// [classes, columns], as many columns as `out` has.
+    pub(super) logits: &'a [f32],
+    /// At most 256.
+    pub(super) classes: usize,
+    /// Whole vectors of 16.
+    pub(super) out: &'a mut [f32],
+}
+
+/// Added to class ids kept as f32: their low byte is the id then.
+const ID_BASE: f32 = 8_388_608.0;
+
+/// The class id that [`ArgMaxColumns`] has left.
+pub(super) fn class_id(value: f32) -> u8 {
+    value.to_bits() as u8
+}
+
+impl Kernel for ArgMaxColumns<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let Self { logits, classes, out } = self;
+        let columns = out.len();
+        assert!(classes > 0 && columns.is_multiple_of(16) && logits.len() >= classes * columns);
+        for i in (0..columns).step_by(V::LANES) {
+            // SAFETY: rows have `columns` values, a multiple of any vector's lanes.
+            unsafe {
+                let logits = logits.as_ptr().add(i);
+                let mut most = V::load(logits);
+                let mut id = V::splat(ID_BASE);
+                for class in 1..classes {
+                    let value = V::load(logits.add(class * columns));
+                    id = most.select_below(value, V::splat(ID_BASE + class as f32), id);
+                    most = most.select_below(value, value, most);
+                }
+                id.store(out.as_mut_ptr().add(i));
+            }
+        }
+    }
+}
+
 /// Minus the lane numbers.
 const LANES: [f32; 16] =
     [0.0, -1.0, -2.0, -3.0, -4.0, -5.0, -6.0, -7.0, -8.0, -9.0, -10.0, -11.0, -12.0, -13.0, -14.0, -15.0];

@@ -4,7 +4,7 @@
 //! serve as the left operand of the product with V_u as they are. Attend: scores are [8·T, rows], so that the softmax over
 //! image tokens runs along rows, and they serve as the left operand of the product with x.
 
-use super::passes::{Encode, Merge, OnlineSoftmax, Partial, ResidualNorm, TokenSoftmax};
+use super::passes::{Encode, Merge, OnlineSoftmax, Partial, PositionTables, ResidualNorm, TokenSoftmax};
 use crate::context::{Disjoint, Scratch, scratch_bytes};
 use crate::gemm::{PackedView, pack_columns, pack_columns_f32, pack_rows, pack_rows_f32, packed_len, tile};
 use crate::rows::convert_row;
@@ -21,11 +21,12 @@ const UPDATE_TILE: usize = 64;
 /// # Panics
 /// If an operand's length is not what the spec says, or there are no tokens.
 pub fn image_pass<T: Element>(ctx: &mut Context, spec: &ImagePassSpec, operands: ImagePassOperands<'_, T>) {
-    let ImagePassSpec { batch, pixels, tokens, update, attend, shared_attend, eps } = *spec;
+    let ImagePassSpec { batch, input: [_, columns], tokens, update, attend, shared_attend, eps } = *spec;
+    let pixels = spec.pixels();
     let ImagePassOperands { pe, norm, x, pooled, workspace, update_bias, .. } = operands;
     let rows = spec.rows();
     assert!(tokens > 0 && pixels > 0, "{spec:?}");
-    assert_eq!((pe.len(), x.len()), (pixels * WIDTH, batch * pixels * WIDTH), "pe and x");
+    assert_eq!((pe.len(), x.len()), (spec.pe_rows() * WIDTH, batch * pixels * WIDTH), "pe and x");
     assert!(workspace.len() >= spec.workspace_len(), "workspace of {} numbers", workspace.len());
     if update {
         assert_eq!(operands.update_scores.len(), batch * rows * WIDTH, "update scores");
@@ -90,6 +91,7 @@ pub fn image_pass<T: Element>(ctx: &mut Context, spec: &ImagePassSpec, operands:
             let pass = Pass {
                 isa,
                 rows,
+                pe: PositionTables { columns, tables: pe },
                 update: update.then(|| Update {
                     tokens,
                     scores: PackedView::new(rows, WIDTH, &prepared[..third]),
@@ -101,7 +103,7 @@ pub fn image_pass<T: Element>(ctx: &mut Context, spec: &ImagePassSpec, operands:
                 }),
                 attend: attend.then(|| &prepared[2 * third..][..rows * WIDTH]),
             };
-            pass.run(x, &pe[first * WIDTH..last * WIDTH], partial, &mut scratch);
+            pass.run(x, first, partial, &mut scratch);
         });
     }
 
@@ -154,6 +156,7 @@ struct Pass<'a, T: Element> {
     isa: Isa,
     /// N
     rows: usize,
+    pe: PositionTables<'a>,
     update: Option<Update<'a>>,
     /// A_a [N, 256]
     attend: Option<&'a [T]>,
@@ -173,8 +176,8 @@ struct Update<'a> {
 }
 
 impl<T: Element> Pass<'_, T> {
-    /// The pass over one chunk: x [.., 256] and its positional encoding in, updated x and partial sums out.
-    fn run(&self, x: &mut [T], pe: &[f32], partial: &mut [f32], scratch: &mut Scratch<'_>) {
+    /// The pass over one chunk: x [.., 256], image tokens from `first` on, is updated; partial sums out.
+    fn run(&self, x: &mut [T], mut first: usize, partial: &mut [f32], scratch: &mut Scratch<'_>) {
         let rows = self.rows;
         let stride = update_stride(rows);
         let encoded = scratch.take::<T>(TILE * WIDTH);
@@ -188,6 +191,8 @@ impl<T: Element> Pass<'_, T> {
         let weights = scratch.take::<T>(rows * TILE);
 
         if let Some(update) = &self.update {
+            // The softmax reads whole vectors of scores, also behind the last: anything finite will do there.
+            update_scores.fill(0.0);
             score_bias.fill(f32::NEG_INFINITY);
             score_bias[..rows].copy_from_slice(update.score_bias);
         }
@@ -197,12 +202,13 @@ impl<T: Element> Pass<'_, T> {
             total.fill(0.0);
         }
         let isa = self.isa;
-        for (index, (x, pe)) in x.chunks_mut(TILE * WIDTH).zip(pe.chunks(TILE * WIDTH)).enumerate() {
+        for (index, x) in x.chunks_mut(TILE * WIDTH).enumerate() {
+            let pe = self.pe;
             if let Some(update) = &self.update {
-                for (x, pe) in x.chunks_mut(UPDATE_TILE * WIDTH).zip(pe.chunks(UPDATE_TILE * WIDTH)) {
+                for (part, x) in x.chunks_mut(UPDATE_TILE * WIDTH).enumerate() {
                     let m = x.len() / WIDTH;
                     let encoded = &mut encoded[..x.len()];
-                    dispatch(isa, Encode { x, pe, out: encoded });
+                    dispatch(isa, Encode { x, first: first + part * UPDATE_TILE, pe, out: encoded });
                     tile(isa, m, encoded, WIDTH, update.scores, 0..rows, update_scores, stride, false);
                     let softmax = TokenSoftmax {
                         rows: m,
@@ -221,7 +227,7 @@ impl<T: Element> Pass<'_, T> {
             if let Some(attend) = self.attend {
                 let m = x.len() / WIDTH;
                 let encoded = &mut encoded[..x.len()];
-                dispatch(isa, Encode { x, pe, out: encoded });
+                dispatch(isa, Encode { x, first, pe, out: encoded });
                 let keys = pack_rows(isa, m, WIDTH, encoded, WIDTH, as_rows);
                 tile(isa, rows, attend, WIDTH, keys, 0..m, scores, TILE, false);
                 let (pooled, statistics) = partial.split_at_mut(rows * WIDTH);
@@ -232,6 +238,7 @@ impl<T: Element> Pass<'_, T> {
                 let values = pack_columns(isa, WIDTH, m, x, WIDTH, as_columns);
                 tile(isa, rows, weights, TILE, values, 0..WIDTH, pooled, WIDTH, index > 0);
             }
+            first += x.len() / WIDTH;
         }
     }
 }

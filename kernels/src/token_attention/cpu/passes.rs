@@ -5,10 +5,20 @@ use crate::act::exp;
 use crate::simd::{Kernel, Vector};
 use crate::token_attention::spec::{HEADS, WIDTH};
 
-/// `out = x + pe`, rounded to T.
+/// The positional encoding of the image tokens, see [`crate::token_attention::ImagePassOperands`].
+#[derive(Clone, Copy)]
+pub(super) struct PositionTables<'a> {
+    /// Width of the map.
+    pub(super) columns: usize,
+    /// [w + h, 256]
+    pub(super) tables: &'a [f32],
+}
+
+/// `out = x + pe`, rounded to T, for the image tokens from `first` on.
 pub(super) struct Encode<'a, T> {
     pub(super) x: &'a [T],
-    pub(super) pe: &'a [f32],
+    pub(super) first: usize,
+    pub(super) pe: PositionTables<'a>,
     pub(super) out: &'a mut [T],
 }
 
@@ -17,12 +27,25 @@ impl<T: Element> Kernel for Encode<'_, T> {
 
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let len = self.out.len();
-        assert!(self.x.len() == len && self.pe.len() == len && len.is_multiple_of(WIDTH));
-        let (x, pe, out) = (self.x.as_ptr(), self.pe.as_ptr(), self.out.as_mut_ptr());
-        for i in (0..len).step_by(V::LANES) {
-            // SAFETY: all slices have `len` elements, a multiple of any vector's lanes.
-            unsafe { V::load_as(x.add(i)).add(V::load(pe.add(i))).store_as(out.add(i)) }
+        const HALF: usize = WIDTH / 2;
+        let Self { x, first, pe: PositionTables { columns, tables }, out } = self;
+        assert!(x.len() == out.len());
+        for (token, (x, out)) in x.chunks_exact(WIDTH).zip(out.chunks_exact_mut(WIDTH)).enumerate() {
+            let (row, column) = ((first + token) / columns, (first + token) % columns);
+            let a = tables[column * WIDTH..][..WIDTH].as_ptr();
+            let b = tables[(columns + row) * WIDTH..][..WIDTH].as_ptr();
+            let (x, out) = (x.as_ptr(), out.as_mut_ptr());
+            for i in (0..HALF).step_by(V::LANES) {
+                // SAFETY: all rows have 256 elements; half of that is a multiple of any vector's lanes.
+                unsafe {
+                    let (sin_a, cos_a) = (V::load(a.add(i)), V::load(a.add(HALF + i)));
+                    let (sin_b, cos_b) = (V::load(b.add(i)), V::load(b.add(HALF + i)));
+                    let sin = cos_a.mul_add(sin_b, sin_a.mul(cos_b));
+                    let cos = sin_a.neg_mul_add(sin_b, cos_a.mul(cos_b));
+                    V::load_as(x.add(i)).add(sin).store_as(out.add(i));
+                    V::load_as(x.add(HALF + i)).add(cos).store_as(out.add(HALF + i));
+                }
+            }
         }
     }
 }
@@ -36,6 +59,7 @@ pub(super) struct TokenSoftmax<'a, T> {
     pub(super) tokens: usize,
     /// Row stride of scores and probabilities: at least T·8 and a multiple of 16.
     pub(super) stride: usize,
+    /// Overwritten. Columns from T·8 on hold anything finite.
     pub(super) scores: &'a mut [f32],
     /// Added to the scores: [stride], −∞ from T·8 on.
     pub(super) bias: &'a [f32],
@@ -48,46 +72,73 @@ impl<T: Element> Kernel for TokenSoftmax<'_, T> {
 
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let Self { rows, tokens, stride, scores, bias, out } = self;
-        let columns = tokens * HEADS;
-        assert!(stride >= columns && stride.is_multiple_of(16) && bias.len() == stride);
-        assert!(rows * stride <= scores.len() && rows * stride <= out.len());
+        let Self { rows, tokens, stride, ref bias, .. } = self;
+        assert!(stride >= tokens * HEADS && stride.is_multiple_of(16) && bias.len() == stride);
+        assert!(rows * stride <= self.scores.len() && rows * stride <= self.out.len());
+        let mut row = 0;
+        let mut this = self;
+        // Rows side by side hide the latency of each other's maximum and sum.
+        while row + 4 <= rows {
+            // SAFETY: rows row..row + 4 exist.
+            unsafe { this.softmax::<V, 4>(row) };
+            row += 4;
+        }
+        while row < rows {
+            // SAFETY: the row exists.
+            unsafe { this.softmax::<V, 1>(row) };
+            row += 1;
+        }
+    }
+}
+
+impl<T: Element> TokenSoftmax<'_, T> {
+    /// `R` rows from `row` on.
+    ///
+    /// # Safety
+    /// They exist.
+    #[inline(always)]
+    unsafe fn softmax<V: Vector, const R: usize>(&mut self, row: usize) {
+        let (columns, stride, bias) = (self.tokens * HEADS, self.stride, self.bias.as_ptr());
         // Vectors of one row that belong to the same heads are `step` apart.
         let step = HEADS.max(V::LANES);
-        for row in 0..rows {
-            let scores = scores[row * stride..].as_mut_ptr();
-            let out = out[row * stride..].as_mut_ptr();
+        // SAFETY: rows have `stride` elements, a multiple of `step` that covers all columns.
+        unsafe {
+            let scores = self.scores.as_mut_ptr().add(row * stride);
+            let out = self.out.as_mut_ptr().add(row * stride);
             for first in (0..step).step_by(V::LANES) {
-                // SAFETY: a row has `stride` elements, a multiple of `step`; of the scores, only `columns` were computed.
-                unsafe {
-                    let mut most = V::splat(f32::NEG_INFINITY);
-                    let mut i = first;
-                    while i < columns {
-                        let score: V = if i + V::LANES <= columns {
-                            V::load(scores.add(i))
-                        } else {
-                            V::load_partial(scores.add(i), columns - i)
-                        };
-                        let score = score.add(V::load(bias.as_ptr().add(i)));
-                        score.store(scores.add(i));
-                        most = most.max(score);
-                        i += step;
+                let mut most = [V::splat(f32::NEG_INFINITY); R];
+                let mut i = first;
+                while i < columns {
+                    let bias: V = V::load(bias.add(i));
+                    for r in 0..R {
+                        most[r] = most[r].max(V::load(scores.add(r * stride + i)).add(bias));
                     }
-                    let most = fold(most, V::max);
-                    let mut sum = V::zero();
-                    let mut i = first;
-                    while i < columns {
-                        let value = exp(V::load(scores.add(i)).sub(most));
-                        value.store(scores.add(i));
-                        sum = sum.add(value);
-                        i += step;
+                    i += step;
+                }
+                for value in &mut most {
+                    *value = fold(*value, V::max);
+                }
+                let mut sums = [V::zero(); R];
+                let mut i = first;
+                while i < columns {
+                    let bias: V = V::load(bias.add(i));
+                    for r in 0..R {
+                        let score = V::load(scores.add(r * stride + i)).add(bias);
+                        let value = exp(score.sub(most[r]));
+                        value.store(scores.add(r * stride + i));
+                        sums[r] = sums[r].add(value);
                     }
-                    let scale = V::splat(1.0).div(fold(sum, V::add));
-                    let mut i = first;
-                    while i < columns {
-                        V::load(scores.add(i)).mul(scale).store_as(out.add(i));
-                        i += step;
+                    i += step;
+                }
+                for value in &mut sums {
+                    *value = V::splat(1.0).div(fold(*value, V::add));
+                }
+                let mut i = first;
+                while i < columns {
+                    for r in 0..R {
+                        V::load(scores.add(r * stride + i)).mul(sums[r]).store_as(out.add(r * stride + i));
                     }
+                    i += step;
                 }
             }
         }
