@@ -139,6 +139,11 @@ impl<'a, T> Disjoint<'a, T> {
         Self { data: slice.as_mut_ptr(), len: slice.len(), life: std::marker::PhantomData }
     }
 
+    /// Where the memory begins.
+    pub fn as_ptr(&self) -> *const T {
+        self.data
+    }
+
     /// The same memory as elements of `U`.
     ///
     /// # Panics

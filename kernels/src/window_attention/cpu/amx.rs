@@ -4,6 +4,7 @@
 //! Windows of 7 × 7 leave the last tile of rows and of columns nearly empty. Scores are kept in units of ln 2, so that their
 //! exponential is a power of two; weights are rounded to bf16, their sum is taken before.
 
+use super::avx512::{NO_ROW, rows_of_tokens, transpose};
 use super::geometry::{MAX_TOKENS, Window};
 use super::head::{FLOOR, HEAD, Head, MASK, MIN_LENGTH, NO_KEY, Qkv, Target};
 use crate::bf16;
@@ -71,9 +72,6 @@ impl<'a> TileScratch<'a> {
     }
 }
 
-/// Stands for the row of a padded token.
-const NO_ROW: u8 = u8::MAX;
-
 /// What `ldtilecfg` reads: all eight registers are 16 rows of 64 bytes.
 #[repr(C, align(64))]
 struct Config {
@@ -109,10 +107,7 @@ pub(super) unsafe fn attend(
 ) {
     let tokens = window.tokens();
     let row_tiles = tokens.len().div_ceil(ROWS);
-    let mut row_of = [NO_ROW; MAX_TOKENS];
-    for (row, token) in tokens.iter().enumerate() {
-        row_of[usize::from(*token)] = row as u8;
-    }
+    let row_of = rows_of_tokens(tokens);
     let mut inverse_sums = [0.0; MAX_TOKENS];
     // SAFETY: as the caller promises; every buffer of the scratch has room for 64 tokens.
     unsafe {
@@ -254,39 +249,6 @@ fn spread_words(start: u32) -> __m512i {
     let index: [u32; 16] = std::array::from_fn(|i| (start + i as u32) * 0x1_0001);
     // SAFETY: 64 bytes.
     unsafe { _mm512_loadu_si512(index.as_ptr().cast()) }
-}
-
-/// Transposes 16 × 16 words of 32 bits.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn transpose(rows: [__m512i; ROWS]) -> [__m512i; ROWS] {
-    let zero = _mm512_setzero_si512();
-    // In every quarter of a register: 4 × 4 blocks of pairs, then of quadruples of rows.
-    let mut pairs = [zero; ROWS];
-    for i in 0..ROWS / 2 {
-        pairs[2 * i] = _mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
-        pairs[2 * i + 1] = _mm512_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
-    }
-    let mut quads = [zero; ROWS];
-    for i in 0..ROWS / 4 {
-        quads[4 * i] = _mm512_unpacklo_epi64(pairs[4 * i], pairs[4 * i + 2]);
-        quads[4 * i + 1] = _mm512_unpackhi_epi64(pairs[4 * i], pairs[4 * i + 2]);
-        quads[4 * i + 2] = _mm512_unpacklo_epi64(pairs[4 * i + 1], pairs[4 * i + 3]);
-        quads[4 * i + 3] = _mm512_unpackhi_epi64(pairs[4 * i + 1], pairs[4 * i + 3]);
-    }
-    // quads[4i + j] holds column 4q + j of rows 4i..4i + 4 in its quarter q; now the quarters are transposed.
-    let mut columns = [zero; ROWS];
-    for j in 0..4 {
-        let even_low = _mm512_shuffle_i32x4::<0x88>(quads[j], quads[4 + j]);
-        let odd_low = _mm512_shuffle_i32x4::<0xdd>(quads[j], quads[4 + j]);
-        let even_high = _mm512_shuffle_i32x4::<0x88>(quads[8 + j], quads[12 + j]);
-        let odd_high = _mm512_shuffle_i32x4::<0xdd>(quads[8 + j], quads[12 + j]);
-        columns[j] = _mm512_shuffle_i32x4::<0x88>(even_low, even_high);
-        columns[8 + j] = _mm512_shuffle_i32x4::<0xdd>(even_low, even_high);
-        columns[4 + j] = _mm512_shuffle_i32x4::<0x88>(odd_low, odd_high);
-        columns[12 + j] = _mm512_shuffle_i32x4::<0xdd>(odd_low, odd_high);
-    }
-    columns
 }
 
 /// Keys to registers 4 to 7.

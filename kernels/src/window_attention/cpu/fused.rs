@@ -24,6 +24,10 @@ const PROJECTION_TILE: usize = 1 << 16;
 /// Elements between the end of a row of a scratch matrix and the next row, so that rows do not fall on the same cache sets.
 const ROW_GAP: usize = 32;
 
+/// How many tokens ahead are asked for, and how much of each: the rest of a long one is foreseen by the hardware.
+const PREFETCH_ROWS: usize = 8;
+const PREFETCH_BYTES: usize = 512;
+
 /// `x += branch(x)`, see [`WindowAttentionSpec`].
 ///
 /// # Panics
@@ -213,7 +217,10 @@ impl<'a, T: Element> Branch<'a, T> {
     /// Nobody writes those pixels of x meanwhile.
     unsafe fn load_tokens(&self, pixels: &[u32], tokens: &mut [T]) {
         let channels = self.spec.channels;
-        for (pixel, token) in pixels.iter().zip(tokens.chunks_exact_mut(self.stride())) {
+        for (row, (pixel, token)) in pixels.iter().zip(tokens.chunks_exact_mut(self.stride())).enumerate() {
+            if let Some(pixel) = pixels.get(row + PREFETCH_ROWS) {
+                self.prefetch(*pixel);
+            }
             // SAFETY: as the caller promises.
             let from = unsafe { self.x.slice(*pixel as usize * channels, channels) };
             let token = &mut token[..channels];
@@ -222,6 +229,22 @@ impl<'a, T: Element> Branch<'a, T> {
                 WindowKind::V2 => token.copy_from_slice(from),
             }
         }
+    }
+
+    /// Asks for a token that will be read soon: rows of a window lie far apart, which no hardware foresees.
+    fn prefetch(&self, pixel: u32) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            let bytes = self.spec.channels * size_of::<T>();
+            let token = self.x.as_ptr().cast::<i8>().wrapping_add(pixel as usize * bytes);
+            for line in (0..bytes.min(PREFETCH_BYTES)).step_by(64) {
+                // SAFETY: a prefetch touches nothing.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(token.wrapping_add(line)) };
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = pixel;
     }
 
     /// qkv product and attention of some heads for a run of windows whose tokens are given; the result goes to the heads'

@@ -13,6 +13,8 @@ use crate::{DType, Element, Isa};
 #[cfg(target_arch = "x86_64")]
 use super::amx::{self, TileScratch};
 #[cfg(target_arch = "x86_64")]
+use super::avx512;
+#[cfg(target_arch = "x86_64")]
 use crate::bf16;
 
 /// Width of a head.
@@ -217,21 +219,16 @@ impl<T: Element> Attend<'_, '_, T> {
     unsafe fn load_keys_and_values<V: Vector>(&mut self) -> (*const f32, usize) {
         let (tokens, stride) = (self.window.tokens(), self.qkv.stride);
         let [_, k, v] = self.qkv.starts.map(|start| self.qkv.values[start..].as_ptr());
-        let keys = self.scratch.keys.as_mut_ptr();
-        self.scratch.keys.fill(0.0);
-        // SAFETY: row < rows, token < 64.
+        // SAFETY: rows are as many as tokens, positions are below 64; vectors of 16 lanes are AVX-512's.
         unsafe {
-            for (row, token) in tokens.iter().enumerate() {
-                let from = k.add(row * stride);
-                let to = keys.add(usize::from(*token));
-                let factor = match self.head.kind {
-                    WindowKind::V1 => 1.0,
-                    WindowKind::V2 => 1.0 / length::<V>(from).max(MIN_LENGTH),
-                };
-                for d in 0..HEAD {
-                    *to.add(d * MAX_TOKENS) = *from.add(d) * factor;
-                }
+            #[cfg(target_arch = "x86_64")]
+            if V::LANES == 16 {
+                avx512::transpose_keys(self.head.kind, tokens, k, stride, self.scratch.keys.as_mut_ptr());
+            } else {
+                self.transpose_keys::<V>(k);
             }
+            #[cfg(not(target_arch = "x86_64"))]
+            self.transpose_keys::<V>(k);
             if tokens.len() == self.head.tokens {
                 return (v, stride);
             }
@@ -241,6 +238,30 @@ impl<T: Element> Attend<'_, '_, T> {
                 std::ptr::copy_nonoverlapping(v.add(row * stride), to, HEAD);
             }
             (self.scratch.values.as_ptr(), HEAD)
+        }
+    }
+
+    /// Lays out the keys as [32, 64], V2's divided by their length; zeros for padded tokens and behind the last.
+    ///
+    /// # Safety
+    /// `from` is good for 32 values for each of the rows.
+    #[inline(always)]
+    unsafe fn transpose_keys<V: Vector>(&mut self, from: *const f32) {
+        self.scratch.keys.fill(0.0);
+        let keys = self.scratch.keys.as_mut_ptr();
+        for (row, token) in self.window.tokens().iter().enumerate() {
+            // SAFETY: row < rows, token < 64.
+            unsafe {
+                let from = from.add(row * self.qkv.stride);
+                let to = keys.add(usize::from(*token));
+                let factor = match self.head.kind {
+                    WindowKind::V1 => 1.0,
+                    WindowKind::V2 => 1.0 / length::<V>(from).max(MIN_LENGTH),
+                };
+                for d in 0..HEAD {
+                    *to.add(d * MAX_TOKENS) = *from.add(d) * factor;
+                }
+            }
         }
     }
 
