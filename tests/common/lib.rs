@@ -6,6 +6,7 @@
 
 pub mod epilogue;
 pub mod judge;
+pub mod network;
 pub mod operand;
 pub mod parity;
 pub mod problems;
