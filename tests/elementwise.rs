@@ -56,7 +56,7 @@ fn check<T: Element>(problem: &Problem) -> Result<(), Failure> {
     let gate = values.factor::<T>("gate", &[groups, 1, channels]);
     let positive = |name: &str| {
         let values = values.factor::<T>(name, &[channels]);
-        Operand::new::<T>(&[channels], values.f32().iter().map(|v| f64::from(v.abs())))
+        Operand::from_values::<T>(&[channels], values.f32().iter().map(|v| v.abs()))
     };
     let statistics = [
         values.factor::<T>("γ", &[channels]),

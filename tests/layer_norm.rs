@@ -83,8 +83,8 @@ fn a_large_mean_costs_no_more_than_it_costs_libtorch() {
     // Mean 1000, variance 1: E[x²] − E[x]² has no correct digit left in f32.
     random_problems("layer_norm mean", 16, problem(20, 1024), |Problem { spec, in_place, values }| {
         let unit = values.weight::<f32>("x", &[spec.rows, spec.channels], 1.0);
-        let shifted = unit.f32().iter().map(|v| f64::from(*v) + 1000.0);
-        let x = Operand::new::<f32>(&[spec.rows, spec.channels], shifted);
+        let shifted = unit.f32().iter().map(|v| v + 1000.0);
+        let x = Operand::from_values::<f32>(&[spec.rows, spec.channels], shifted);
         judge::<f32>(spec, &x, values, *in_place)
     });
 }

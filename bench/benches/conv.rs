@@ -24,7 +24,9 @@ fn context() -> Context {
 }
 
 /// kernel, stride, padding, channels, output channels, input side, activation, where it is from.
-const DENSE: [(usize, usize, usize, usize, usize, usize, Act, &str); 12] = [
+type Dense = (usize, usize, usize, usize, usize, usize, Act, &'static str);
+
+const DENSE: [Dense; 12] = [
     (3, 2, 1, 3, 16, 512, Act::HardSwish, "mobilenet stem"),
     (3, 2, 1, 3, 24, 512, Act::Silu, "efficientnet stem"),
     (3, 1, 1, 24, 24, 256, Act::Silu, "efficientnet stage 1"),

@@ -94,13 +94,8 @@ fn gemm_work<T: Element>(isa: Isa, [rows, n, k]: [usize; 3], act: Act) -> Work<'
     let spec = GemmSpec { rows, n, k, prologue: Prologue::None, epilogue };
     let run = move || {
         let epilogue = EpilogueOperands { bias: Some(&bias), scale: None, norm: None, residual: Residual::None };
-        let operands = GemmOperands {
-            x: x.get(),
-            prologue: PrologueOperands::None,
-            weight: &b,
-            epilogue,
-            out: out.get_mut(),
-        };
+        let operands =
+            GemmOperands { x: x.get(), prologue: PrologueOperands::None, weight: &b, epilogue, out: out.get_mut() };
         gemm::cpu::gemm(&mut ctx, &spec, operands);
     };
     Work {

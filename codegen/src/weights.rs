@@ -36,15 +36,15 @@ pub enum Make {
         /// Window side w.
         window: usize,
     },
-    /// Swin V2: cpb_mlp (weight [512, 2], bias [512], weight [heads, 512]) on the coordinate table, 16·sigmoid →
+    /// Swin V2: cpb_mlp (weight [512, 2], bias `[512]`, weight [heads, 512]) on the coordinate table, 16·sigmoid →
     /// [heads, w², w²].
     PositionBiasMlp {
         /// Window side w.
         window: usize,
     },
-    /// Swin V2: logit_scale → exp(min(·, ln 100)), [heads].
+    /// Swin V2: logit_scale → exp(min(·, ln 100)), `[heads]`.
     LogitScale,
-    /// Swin V2: qkv bias [3C] with its middle (k) third zero, whatever the checkpoint holds.
+    /// Swin V2: qkv bias `[3C]` with its middle (k) third zero, whatever the checkpoint holds.
     ZeroKeyThird,
     /// That number, that many times; no tensor.
     Fill(f64, usize),

@@ -28,11 +28,11 @@ pub struct Epilogue {
 /// The operands an [`Epilogue`] names. Exactly those its flags ask for are present.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct EpilogueOperands<'a, T: Element> {
-    /// [n]
+    /// `[n]`
     pub bias: Option<&'a [f32]>,
-    /// [n]
+    /// `[n]`
     pub scale: Option<&'a [f32]>,
-    /// γ and β of the norm, [n] each.
+    /// γ and β of the norm, `[n]` each.
     pub norm: Option<(&'a [f32], &'a [f32])>,
     /// Where the residual comes from.
     pub residual: Residual<'a, T>,

@@ -16,7 +16,7 @@ pub fn activate(act: Act, x: &Tensor) -> Tensor {
     }
 }
 
-/// Statistics and affine map of a batch normalisation, each [C].
+/// Statistics and affine map of a batch normalisation, each `[C]`.
 #[derive(Debug)]
 pub struct BatchNorm {
     /// γ

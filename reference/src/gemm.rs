@@ -4,7 +4,7 @@ use crate::{elementwise::activate, layer_norm::layer_norm};
 use segface_kernels::Act;
 use tch::Tensor;
 
-/// `x·Wᵀ + b`: `x` [..., in], `weight` [out, in], `bias` [out].
+/// `x·Wᵀ + b`: `x` [..., in], `weight` [out, in], `bias` `[out]`.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
     x.linear(weight, bias)
 }
@@ -12,13 +12,13 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
 /// What follows a product, in the order of the fields; absent parts are skipped. Channels are the last axis.
 #[derive(Debug, Default)]
 pub struct Epilogue<'a> {
-    /// [out], added.
+    /// `[out]`, added.
     pub bias: Option<&'a Tensor>,
     /// Applied after the bias.
     pub act: Act,
-    /// [out], multiplied in (ConvNeXt's layer scale).
+    /// `[out]`, multiplied in (ConvNeXt's layer scale).
     pub scale: Option<&'a Tensor>,
-    /// γ and β [out] and ε of a layer norm (Swin V2's post-norm).
+    /// γ and β `[out]` and ε of a layer norm (Swin V2's post-norm).
     pub norm: Option<(&'a Tensor, &'a Tensor, f64)>,
     /// The product's shape, added.
     pub residual: Option<&'a Tensor>,

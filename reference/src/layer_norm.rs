@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-/// Over the last axis: `x` [..., C], `weight` and `bias` [C], biased variance.
+/// Over the last axis: `x` [..., C], `weight` and `bias` `[C]`, biased variance.
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Tensor {
     x.layer_norm(weight.size(), Some(weight), Some(bias), eps, false)
 }

@@ -13,15 +13,15 @@ use tch::Tensor;
 pub struct MaskHead {
     /// Transposed convolution 256 → 64, kernel 2, stride 2: [256, 64, 2, 2].
     pub up1_weight: Tensor,
-    /// [64]
+    /// `[64]`
     pub up1_bias: Tensor,
-    /// [64]
+    /// `[64]`
     pub norm_weight: Tensor,
-    /// [64]
+    /// `[64]`
     pub norm_bias: Tensor,
     /// Transposed convolution 64 → 32: [64, 32, 2, 2].
     pub up2_weight: Tensor,
-    /// [32]
+    /// `[32]`
     pub up2_bias: Tensor,
     /// 256 → 256 → 256 → 32, the same for every token.
     pub hypernetwork: Vec<Linear>,

@@ -4,12 +4,12 @@ use crate::{elementwise::activate, gemm::linear};
 use segface_kernels::Act;
 use tch::Tensor;
 
-/// Weight [out, in] and bias [out] of one layer.
+/// Weight [out, in] and bias `[out]` of one layer.
 #[derive(Debug)]
 pub struct Linear {
     /// [out, in]
     pub weight: Tensor,
-    /// [out]
+    /// `[out]`
     pub bias: Tensor,
 }
 

@@ -9,11 +9,11 @@ use tch::Tensor;
 pub struct SqueezeExcite {
     /// [S, C, 1, 1]
     pub fc1_weight: Tensor,
-    /// [S]
+    /// `[S]`
     pub fc1_bias: Tensor,
     /// [C, S, 1, 1]
     pub fc2_weight: Tensor,
-    /// [C]
+    /// `[C]`
     pub fc2_bias: Tensor,
 }
 

@@ -28,7 +28,7 @@ impl Attention {
     }
 }
 
-/// Weight and bias [256] of a layer norm with ε 1e-5.
+/// Weight and bias `[256]` of a layer norm with ε 1e-5.
 #[derive(Debug)]
 pub struct Norm {
     /// γ

@@ -16,9 +16,9 @@ pub enum Scores {
 /// Weights of one window attention.
 #[derive(Debug)]
 pub struct WindowAttention {
-    /// [3C, C] and [3C]: q, k and v, each split over the heads.
+    /// [3C, C] and `[3C]`: q, k and v, each split over the heads.
     pub qkv: Linear,
-    /// [C, C] and [C]
+    /// [C, C] and `[C]`
     pub proj: Linear,
     /// [heads, w², w²], added to the scores; see [`table_bias`] and [`mlp_bias`].
     pub position_bias: Tensor,
@@ -122,7 +122,7 @@ pub fn shift_mask(height: i64, width: i64, side: i64, shift_y: i64, shift_x: i64
     apart.to_kind(kind) * -100.0
 }
 
-/// [w⁴]: for each query and key of a window the row of the bias table, `(Δy + w − 1)(2w − 1) + Δx + w − 1` with
+/// `[w⁴]`: for each query and key of a window the row of the bias table, `(Δy + w − 1)(2w − 1) + Δx + w − 1` with
 /// Δ = query − key.
 pub fn relative_position_index(side: i64) -> Tensor {
     let mut index = Vec::new();

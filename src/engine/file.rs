@@ -1,6 +1,6 @@
 //! Engine files: a plan with its packed weights, ready to run. Loading maps the file and compiles nothing.
 //!
-//! Layout, little-endian: 64 bytes of [`Preamble`], the header (JSON, see [`Header`]), zeros to the next multiple of 64, then
+//! Layout, little-endian: 64 bytes of `Preamble`, the header (JSON, see `Header`), zeros to the next multiple of 64, then
 //! the constants, each at a multiple of 64. Packed weights stay in the mapping; a file must not be changed in place while it
 //! is loaded (writing a new one over it is fine: files are replaced, never edited).
 

@@ -53,7 +53,7 @@ fn check_bounds(plan: &Plan) -> Result<(), EngineError> {
         return Err(broken("its memory plan is for another graph".into()));
     }
     let inside = |offset: usize, bytes: usize| {
-        offset % ALIGNMENT == 0 && offset.checked_add(bytes).is_some_and(|end| end <= memory.arena_bytes)
+        offset.is_multiple_of(ALIGNMENT) && offset.checked_add(bytes).is_some_and(|end| end <= memory.arena_bytes)
     };
     for (index, value) in plan.graph.values.iter().enumerate() {
         let placed = memory.offsets[index];

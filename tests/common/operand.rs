@@ -10,7 +10,7 @@ use tch::{Kind, Tensor};
 pub enum Spread {
     /// Mean 0, variance 1.
     Unit,
-    /// Mean 8, variance 1: cancellation in variances computed as E[x²] − E[x]².
+    /// Mean 8, variance 1: cancellation in variances computed as E`[x²]` − E`[x]`².
     Offset,
     /// Mean 0, variance 1e-6: a layer norm's ε of 1e-5 or 1e-6 decides the result.
     Tiny,

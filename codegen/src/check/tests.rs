@@ -240,7 +240,7 @@ fn impossible_operators_are_named_instead_of_computed_with() {
     };
     let pass = ImagePassSpec {
         batch: 1,
-        pixels: 16,
+        input: [4, 4],
         tokens: 11,
         update: false,
         attend: false,

@@ -49,7 +49,7 @@ pub struct DepthwiseOperands<'a, T: Element> {
     pub x: &'a [T],
     /// [k·k, C], f32 in every precision.
     pub weight: &'a [f32],
-    /// [C]; none means zero.
+    /// `[C]`; none means zero.
     pub bias: Option<&'a [f32]>,
     /// [batch, oh, ow, C]
     pub out: &'a mut [T],

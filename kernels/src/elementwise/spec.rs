@@ -67,9 +67,9 @@ pub struct ElementwiseOperands<'a, T: Element> {
     pub x: Option<&'a [T]>,
     /// Add's other operand.
     pub other: Option<&'a [T]>,
-    /// Scale's [channels] or Gate's [rows / rows_per_gate, channels].
+    /// Scale's `[channels]` or Gate's [rows / rows_per_gate, channels].
     pub factors: &'a [f32],
-    /// BatchNorm's γ, β, mean, var, [channels] each.
+    /// BatchNorm's γ, β, mean, var, `[channels]` each.
     pub statistics: Option<[&'a [f32]; 4]>,
     /// [rows, channels]
     pub out: &'a mut [T],

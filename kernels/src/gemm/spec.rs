@@ -46,7 +46,7 @@ pub enum PrologueOperands<'a> {
     /// There is none.
     #[default]
     None,
-    /// γ and β, [k] each.
+    /// γ and β, `[k]` each.
     LayerNorm(&'a [f32], &'a [f32]),
     /// [rows / rows_per_gate, k]
     Gate(&'a [f32]),

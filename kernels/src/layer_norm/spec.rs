@@ -4,7 +4,7 @@ use crate::{DType, Element};
 use serde::{Deserialize, Serialize};
 
 /// `out[r] = (x[r] − mean(x[r])) / √(var(x[r]) + eps) · γ + β`, biased variance, statistics in f32 (two passes or Welford:
-/// never E[x²] − E[x]²).
+/// never E`[x²]` − E`[x]`²).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct LayerNormSpec {
     /// Rows.
@@ -31,9 +31,9 @@ impl LayerNormSpec {
 pub struct LayerNormOperands<'a, T: Element> {
     /// [rows, channels]; `None`: in place.
     pub x: Option<&'a [T]>,
-    /// γ [channels]
+    /// γ `[channels]`
     pub weight: &'a [f32],
-    /// β [channels]
+    /// β `[channels]`
     pub bias: &'a [f32],
     /// [rows, channels]
     pub out: &'a mut [T],

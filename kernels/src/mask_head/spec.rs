@@ -59,13 +59,13 @@ pub struct MaskHeadOperands<'a, T: Element> {
     pub x: &'a [T],
     /// W1 [256, 256]
     pub weight1: &'a PackedMatrix,
-    /// b1 [64]
+    /// b1 `[64]`
     pub bias1: &'a [f32],
-    /// γ and β of the norm, [64] each.
+    /// γ and β of the norm, `[64]` each.
     pub norm: (&'a [f32], &'a [f32]),
     /// W2 [128, 64]
     pub weight2: &'a PackedMatrix,
-    /// b2 [32]
+    /// b2 `[32]`
     pub bias2: &'a [f32],
     /// [batch, T, 32]
     pub hyper: &'a [f32],
@@ -99,7 +99,7 @@ impl MaskProductSpec {
     }
 }
 
-/// Un-fused part: logits f32 [rows, T] → u8 [rows], the first of equal maxima.
+/// Un-fused part: logits f32 [rows, T] → u8 `[rows]`, the first of equal maxima.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct ArgMaxSpec {
     /// Rows (pixels of the batch).

@@ -32,11 +32,11 @@ pub struct MlpSpec {
 pub struct MlpOperands<'a, T: Element> {
     /// [rows, channels]; `None` when it is the output buffer itself (in-place residual networks).
     pub x: Option<&'a [T]>,
-    /// γ and β of the norm before, [channels] each.
+    /// γ and β of the norm before, `[channels]` each.
     pub norm: Option<(&'a [f32], &'a [f32])>,
     /// W1 [hidden, channels]
     pub weight1: &'a PackedMatrix,
-    /// b1 [hidden]
+    /// b1 `[hidden]`
     pub bias1: &'a [f32],
     /// W2 [channels, hidden]
     pub weight2: &'a PackedMatrix,

@@ -45,7 +45,7 @@ pub struct MlpFusionOperands<'a, T: Element> {
     pub taps: [&'a [T]; 4],
     /// M_i [width, C_i]
     pub weights: [&'a PackedMatrix; 4],
-    /// b [width]
+    /// b `[width]`
     pub bias: &'a [f32],
     /// Projected maps of taps 1 to 3 at their own resolution, one after another: Σ batch·h_i·w_i·width elements.
     pub projected: &'a mut [T],

@@ -54,7 +54,7 @@ pub enum MergeNorm {
 pub struct PatchMergeOperands<'a, T: Element> {
     /// [batch, h, w, C]
     pub x: &'a [T],
-    /// γ and β, [4C] (before) or [2C] (after).
+    /// γ and β, `[4C]` (before) or `[2C]` (after).
     pub norm: (&'a [f32], &'a [f32]),
     /// [2C, 4C]
     pub weight: &'a PackedMatrix,

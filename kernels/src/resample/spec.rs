@@ -30,7 +30,7 @@ impl BilinearSpec {
     }
 }
 
-/// `out[r] = x_0[r] ‖ x_1[r] ‖ x_2[r] ‖ x_3[r]`, four operands of [rows, channels[i]].
+/// `out[r] = x_0[r] ‖ x_1[r] ‖ x_2[r] ‖ x_3[r]`, four operands of [rows, channels`[i]`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct ConcatSpec {
     /// Rows.

@@ -40,11 +40,11 @@ pub struct SqueezeExciteOperands<'a> {
     pub sums: &'a [f32],
     /// W1 [S, C]
     pub squeeze_weight: &'a [f32],
-    /// b1 [S]
+    /// b1 `[S]`
     pub squeeze_bias: &'a [f32],
     /// W2 [C, S]
     pub excite_weight: &'a [f32],
-    /// b2 [C]
+    /// b2 `[C]`
     pub excite_bias: &'a [f32],
     /// [batch, C]
     pub gate: &'a mut [f32],

@@ -11,6 +11,6 @@ pub mod cpu;
 mod spec;
 
 pub use spec::{
-    CrossAttentionWeights, ImagePassOperands, ImagePassSpec, LinearWeights, ProjectionWeights, TokenStage,
+    CrossAttentionWeights, ImagePassOperands, ImagePassSpec, LinearWeights, NormWeights, ProjectionWeights, TokenStage,
     TokenStepOperands, TokenStepSpec,
 };

@@ -110,9 +110,9 @@ pub struct ImagePassOperands<'a, T: Element> {
     pub update_score_bias: &'a [f32],
     /// V_u [batch, T·8, 256]
     pub update_values: &'a [f32],
-    /// b_u [256]
+    /// b_u `[256]`
     pub update_bias: &'a [f32],
-    /// γ and β, [256] each.
+    /// γ and β, `[256]` each.
     pub norm: (&'a [f32], &'a [f32]),
     /// A_a [batch or 1, 8·T, 256]
     pub attend_scores: &'a [f32],
@@ -195,7 +195,7 @@ pub enum TokenStage {
 pub struct LinearWeights<'a> {
     /// [n, k], packed as f32.
     pub weight: &'a PackedMatrix,
-    /// [n]
+    /// `[n]`
     pub bias: &'a [f32],
 }
 
@@ -204,7 +204,7 @@ pub struct LinearWeights<'a> {
 pub struct ProjectionWeights<'a> {
     /// [n, k]
     pub weight: &'a [f32],
-    /// [n]
+    /// `[n]`
     pub bias: &'a [f32],
 }
 
@@ -221,6 +221,9 @@ pub struct CrossAttentionWeights<'a> {
     pub out: ProjectionWeights<'a>,
 }
 
+/// γ and β of a layer norm, `[256]` each.
+pub type NormWeights<'a> = (&'a [f32], &'a [f32]);
+
 /// Operands of one step. What a stage does not use is `None`.
 pub struct TokenStepOperands<'a> {
     /// The initial tokens [T, 256]: positional encoding of the class tokens.
@@ -234,11 +237,11 @@ pub struct TokenStepOperands<'a> {
     /// Norm after it.
     pub pending_norm: (&'a [f32], &'a [f32]),
     /// Token MLP 256 → 2048 → 256 with ReLU, and the norm after it.
-    pub mlp: Option<(LinearWeights<'a>, LinearWeights<'a>, (&'a [f32], &'a [f32]))>,
+    pub mlp: Option<(LinearWeights<'a>, LinearWeights<'a>, NormWeights<'a>)>,
     /// Image-to-token attention of this layer.
     pub image_to_token: Option<CrossAttentionWeights<'a>>,
     /// Self-attention of layer 1 and the norm after it (stage Layer0).
-    pub self_attention: Option<(CrossAttentionWeights<'a>, (&'a [f32], &'a [f32]))>,
+    pub self_attention: Option<(CrossAttentionWeights<'a>, NormWeights<'a>)>,
     /// The next token-to-image attention (its q and k projections).
     pub next: Option<CrossAttentionWeights<'a>>,
     /// Hypernetwork (stage Final).

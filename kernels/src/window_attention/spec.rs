@@ -75,19 +75,19 @@ pub enum WindowKind {
 
 /// Operands of one call. `qkv_bias` of V2 comes with its k third zeroed by the compiler.
 pub struct WindowAttentionOperands<'a, T: Element> {
-    /// γ and β of the norm, [C] each.
+    /// γ and β of the norm, `[C]` each.
     pub norm: (&'a [f32], &'a [f32]),
     /// [3C, C]; output order: q of all heads, k of all heads, v of all heads.
     pub qkv_weight: &'a PackedMatrix,
-    /// [3C]
+    /// `[3C]`
     pub qkv_bias: &'a [f32],
-    /// Factor on q·k per head, [heads]: 1/√32, or V2's exp(min(logit_scale, ln 100)).
+    /// Factor on q·k per head, `[heads]`: 1/√32, or V2's exp(min(logit_scale, ln 100)).
     pub score_scale: &'a [f32],
     /// [heads, window², window²]: query, key.
     pub bias: &'a [f32],
     /// [C, C]
     pub proj_weight: &'a PackedMatrix,
-    /// [C]
+    /// `[C]`
     pub proj_bias: &'a [f32],
     /// [batch, h, w, C], read and overwritten.
     pub x: &'a mut [T],
@@ -171,7 +171,7 @@ impl WindowGatherSpec {
 pub struct WindowGatherOperands<'a, T: Element> {
     /// [batch, h, w, C]
     pub x: &'a [T],
-    /// [C], written where the padded map has no token; zeros if absent.
+    /// `[C]`, written where the padded map has no token; zeros if absent.
     pub fill: Option<&'a [f32]>,
     /// [batch·windows, window², C]
     pub out: &'a mut [T],
@@ -204,7 +204,7 @@ pub struct WindowScatterOperands<'a, T: Element> {
 }
 
 /// Un-fused part: attention inside each window, qkv [batch·windows, window², 3C] → [batch·windows, window², C]; scores, bias and
-/// mask as in [`WindowAttentionSpec`]. Constants: score_scale [heads], bias [heads, window², window²].
+/// mask as in [`WindowAttentionSpec`]. Constants: score_scale `[heads]`, bias [heads, window², window²].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct WindowCoreSpec {
     /// Images.
@@ -239,7 +239,7 @@ impl WindowCoreSpec {
 pub struct WindowCoreOperands<'a, T: Element> {
     /// [batch·windows, window², 3C]: q of all heads, k of all heads, v of all heads, biases added.
     pub qkv: &'a [T],
-    /// Factor on q·k per head, [heads].
+    /// Factor on q·k per head, `[heads]`.
     pub score_scale: &'a [f32],
     /// [heads, window², window²]: query, key.
     pub bias: &'a [f32],

@@ -1,8 +1,8 @@
 //! The CPU twin: bands of output rows are the tasks.
 //!
-//! Kernels 3 and 5 read the map where it is ([`direct`]): they are bound by memory. Kernel 7 is bound by arithmetic and
-//! revisits each input row seven times, so its task copies the rows into L1-sized planes first ([`planes`]). Both use the same
-//! register-blocked window ([`window`]).
+//! Kernels 3 and 5 read the map where it is (`direct`): they are bound by memory. Kernel 7 is bound by arithmetic and
+//! revisits each input row seven times, so its task copies the rows into L1-sized planes first (`planes`). Both use the same
+//! register-blocked window (`window`).
 
 mod direct;
 mod planes;

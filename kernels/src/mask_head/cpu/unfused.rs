@@ -39,7 +39,7 @@ pub fn mask_product<T: Element>(ctx: &mut Context, spec: &MaskProductSpec, x: &[
     }
 }
 
-/// `out[row]` = index of the largest of `logits[row]`, the first of equal ones: logits [rows, T], out [rows].
+/// `out[row]` = index of the largest of `logits[row]`, the first of equal ones: logits [rows, T], out `[rows]`.
 ///
 /// # Panics
 /// If an operand's length is not what the spec says, or T is 0 or more than 256.

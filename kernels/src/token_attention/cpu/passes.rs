@@ -72,7 +72,7 @@ impl<T: Element> Kernel for TokenSoftmax<'_, T> {
 
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let Self { rows, tokens, stride, ref bias, .. } = self;
+        let Self { rows, tokens, stride, bias, .. } = self;
         assert!(stride >= tokens * HEADS && stride.is_multiple_of(16) && bias.len() == stride);
         assert!(rows * stride <= self.scores.len() && rows * stride <= self.out.len());
         let mut row = 0;

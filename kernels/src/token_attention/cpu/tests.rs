@@ -70,7 +70,7 @@ impl Problem {
         (x.iter().map(|v| v.to_f32()).collect(), pooled)
     }
 
-    fn truth<T: Element>(&self) -> (Vec<f64>, Vec<f64>) {
+    fn truth(&self) -> (Vec<f64>, Vec<f64>) {
         let ImagePassSpec { batch, input: [_, columns], tokens, update, attend, shared_attend, eps } = self.spec;
         let pixels = self.spec.pixels();
         let rows = HEADS * tokens;
@@ -146,7 +146,7 @@ fn relative_error(ours: &[f32], truth: &[f64]) -> f64 {
 
 fn check<T: Element>(spec: ImagePassSpec, spread: f32) {
     let problem = Problem::new::<T>(spec, spread);
-    let (x_truth, pooled_truth) = problem.truth::<T>();
+    let (x_truth, pooled_truth) = problem.truth();
     // Scores carry the relative error of their inputs times their own size into the exponent.
     let bound = if T::DTYPE == DType::F32 { 4e-7 } else { 6e-3 } * f64::from(1.0 + spread);
     for isa in Isa::available() {
