@@ -1,5 +1,6 @@
 //! Running compiled networks: the CPU target and engine files.
 
+mod call;
 mod cpu;
 mod error;
 pub mod file;
