@@ -137,7 +137,7 @@ fn fuse_token_attention_gives_every_step_the_published_layers() {
         // Beside those: x, encoding and sums, which are no layers.
         assert_eq!(step.inputs.len(), expected.len() + 3, "step {index}");
         holds(&graph, step, &[(Slot::Pe, "face_decoder.background_token.weight".into())]);
-        holds(&graph, pass, &[(Slot::Pe, "pe_layer.positional_encoding_gaussian_matrix".into())]);
+        holds(&graph, pass, &[(Slot::Pe, "pe_layer.tables".into())]);
         assert_eq!((pass_spec.update, pass_spec.attend, pass_spec.shared_attend), (index > 0, true, index == 0));
         assert_eq!(step.input(Slot::Pooled), pass.outputs.last().copied(), "step {index} reads the sums of its pass");
         if index > 0 {
