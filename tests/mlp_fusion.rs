@@ -91,7 +91,8 @@ fn check<T: Element>(problem: &Problem) -> Result<(), Failure> {
         let mut sum = numbers.bias.tensor(kind);
         for (tap, weight) in numbers.taps.iter().zip(&numbers.weights) {
             let map = to_nchw(&linear(&tap.tensor(kind), &weight.tensor(kind), None));
-            sum += to_nhwc(&bilinear(&map, spec.taps[0][0] as i64, spec.taps[0][1] as i64));
+            let upsampled = to_nhwc(&bilinear(&map, spec.taps[0][0] as i64, spec.taps[0][1] as i64));
+            sum = &sum + upsampled;
         }
         sum
     };

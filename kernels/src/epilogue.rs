@@ -1,7 +1,7 @@
 //! What happens to an accumulator tile before it is stored: shared by `gemm`, `conv`, `mlp` and `patch_merge`.
 
 use crate::context::Disjoint;
-use crate::rows::{load, store};
+use crate::rows::{Moments, load, moments, store};
 use crate::simd::{Kernel, Vector, dispatch};
 use crate::{Act, Element, Isa};
 use serde::{Deserialize, Serialize};
@@ -247,12 +247,12 @@ impl<T: Element> Rows<'_, T> {
         }
     }
 
-    /// Stores the row's values before the norm back into `c`; mean and 1/√(variance + ε).
+    /// Stores the row's values before the norm back into `c`; their moments.
     ///
     /// # Safety
     /// `c` holds the row.
     #[inline(always)]
-    unsafe fn norm_statistics<V: Vector>(&self, c: *mut f32, eps: f32) -> (f32, f32) {
+    unsafe fn norm_statistics<V: Vector>(&self, c: *mut f32, eps: f32) -> Moments {
         let n = self.columns;
         let mut i = 0;
         // SAFETY: columns of the row, which holds n values.
@@ -267,7 +267,7 @@ impl<T: Element> Rows<'_, T> {
                 store_group(self.begin::<V, 1>(c, i, count), c.add(i), count);
                 i += count;
             }
-            crate::rows::mean_and_scale::<V, f32>(c, n, eps)
+            moments::<V, f32>(c, n, eps)
         }
     }
 
@@ -277,7 +277,7 @@ impl<T: Element> Rows<'_, T> {
     unsafe fn finish_row<V: Vector>(
         &self,
         c: *const f32,
-        norm: Option<(Norm, (f32, f32))>,
+        norm: Option<(Norm, Moments)>,
         out: *mut T,
         residual: *const T,
     ) {
@@ -307,7 +307,7 @@ impl<T: Element> Rows<'_, T> {
         c: *const f32,
         i: usize,
         count: usize,
-        norm: Option<(Norm, (f32, f32))>,
+        norm: Option<(Norm, Moments)>,
         out: *mut T,
         residual: *const T,
     ) {
@@ -315,13 +315,12 @@ impl<T: Element> Rows<'_, T> {
         unsafe {
             let mut values: [V; N] = match norm {
                 None => self.begin::<V, N>(c, i, count),
-                Some((norm, (mean, scale))) => {
+                Some((norm, moments)) => {
                     let mut values: [V; N] = load_group(c.add(i), count);
                     let weights: [V; N] = load_group(norm.weight.add(i), count);
                     let biases: [V; N] = load_group(norm.bias.add(i), count);
                     for v in 0..N {
-                        let normed = values[v].sub(V::splat(mean)).mul(V::splat(scale));
-                        values[v] = normed.mul_add(weights[v], biases[v]);
+                        values[v] = moments.normalise(values[v]).mul_add(weights[v], biases[v]);
                     }
                     values
                 }

@@ -1,6 +1,5 @@
 //! Operations on rows that many kernels share: layer norm, softmax's exponentials, conversions.
 
-use crate::act::exp;
 use crate::simd::{Kernel, Vector, dispatch};
 use crate::{Element, Isa};
 
@@ -48,27 +47,45 @@ impl<T: Element, U: Element> Kernel for Normalize<'_, T, U> {
         let n = self.x.len();
         // SAFETY: all slices have n elements, checked by `normalize_row`; tails are masked.
         unsafe {
-            let (mean, scale) = mean_and_scale::<V, T>(self.x.as_ptr(), n, self.eps);
-            let (mean, scale) = (V::splat(mean), V::splat(scale));
+            let moments = moments::<V, T>(self.x.as_ptr(), n, self.eps);
             let mut i = 0;
             while i < n {
                 let count = V::LANES.min(n - i);
                 let x: V = load(self.x.as_ptr().add(i), count);
                 let weight = load(self.weight.as_ptr().add(i), count);
                 let bias = load(self.bias.as_ptr().add(i), count);
-                store(x.sub(mean).mul(scale).mul_add(weight, bias), self.out.as_mut_ptr().add(i), count);
+                store(moments.normalise(x).mul_add(weight, bias), self.out.as_mut_ptr().add(i), count);
                 i += count;
             }
         }
     }
 }
 
-/// Mean and 1/√(variance + ε) of n values, in two passes.
+/// Mean and 1/√(variance + ε) of a row.
+///
+/// The mean is in two parts: where it is large beside the spread, its rounding to f32 alone would be a visible shift.
+#[derive(Clone, Copy)]
+pub(crate) struct Moments {
+    mean: f32,
+    /// What rounding left of the mean.
+    rest: f32,
+    scale: f32,
+}
+
+impl Moments {
+    /// (x − mean)/√(variance + ε)
+    #[inline(always)]
+    pub(crate) fn normalise<V: Vector>(self, x: V) -> V {
+        x.sub(V::splat(self.mean)).sub(V::splat(self.rest)).mul(V::splat(self.scale))
+    }
+}
+
+/// Moments of n values, in two passes: the second sums differences from the first one's mean and their squares.
 ///
 /// # Safety
 /// `x` is valid for n reads.
 #[inline(always)]
-pub(crate) unsafe fn mean_and_scale<V: Vector, T: Element>(x: *const T, n: usize, eps: f32) -> (f32, f32) {
+pub(crate) unsafe fn moments<V: Vector, T: Element>(x: *const T, n: usize, eps: f32) -> Moments {
     let whole = n / V::LANES * V::LANES;
     // SAFETY: whole vectors inside n, then the tail.
     unsafe {
@@ -81,86 +98,25 @@ pub(crate) unsafe fn mean_and_scale<V: Vector, T: Element>(x: *const T, n: usize
         let tail: V = if whole < n { V::load_partial_as(x.add(whole), n - whole) } else { V::zero() };
         let mean = sums[0].add(sums[1]).add(tail).reduce_add() / n as f32;
         let center = V::splat(mean);
-        let mut squares = [V::zero(); 2];
+        let (mut differences, mut squares) = ([V::zero(); 2], [V::zero(); 2]);
         let mut i = 0;
         while i < whole {
             let d = V::load_as(x.add(i)).sub(center);
-            squares[i / V::LANES % 2] = d.mul_add(d, squares[i / V::LANES % 2]);
+            let turn = i / V::LANES % 2;
+            differences[turn] = differences[turn].add(d);
+            squares[turn] = d.mul_add(d, squares[turn]);
             i += V::LANES;
         }
-        let mut total = squares[0].add(squares[1]).reduce_add();
+        let mut difference = differences[0].add(differences[1]).reduce_add();
+        let mut square = squares[0].add(squares[1]).reduce_add();
         for j in whole..n {
             let d = x.add(j).read().to_f32() - mean;
-            total += d * d;
+            difference += d;
+            square += d * d;
         }
-        (mean, 1.0 / (total / n as f32 + eps).sqrt())
-    }
-}
-
-/// Largest value of a row, −∞ if it is empty.
-pub fn max_row(isa: Isa, x: &[f32]) -> f32 {
-    dispatch(isa, Max(x))
-}
-
-struct Max<'a>(&'a [f32]);
-
-impl Kernel for Max<'_> {
-    type Output = f32;
-
-    #[inline(always)]
-    fn run<V: Vector>(self) -> f32 {
-        let x = self.0;
-        let whole = x.len() / V::LANES * V::LANES;
-        let mut most = V::splat(f32::NEG_INFINITY);
-        for i in (0..whole).step_by(V::LANES) {
-            // SAFETY: whole vectors lie inside the slice.
-            most = most.max(unsafe { V::load(x.as_ptr().add(i)) });
-        }
-        x[whole..].iter().fold(most.reduce_max(), |a, b| a.max(*b))
-    }
-}
-
-/// `out = e^(x − shift)`, rounded to T, and the sum of the values before rounding: softmax's middle. 2 ulp.
-///
-/// # Panics
-/// If the slices differ in length.
-pub fn exp_row<T: Element>(isa: Isa, x: &[f32], shift: f32, out: &mut [T]) -> f32 {
-    assert_eq!(x.len(), out.len());
-    dispatch(isa, Exp { x, shift, out })
-}
-
-struct Exp<'a, T> {
-    x: &'a [f32],
-    shift: f32,
-    out: &'a mut [T],
-}
-
-impl<T: Element> Kernel for Exp<'_, T> {
-    type Output = f32;
-
-    #[inline(always)]
-    fn run<V: Vector>(self) -> f32 {
-        let n = self.x.len();
-        let (x, out, shift) = (self.x.as_ptr(), self.out.as_mut_ptr(), V::splat(self.shift));
-        let whole = n / V::LANES * V::LANES;
-        let mut sum = V::zero();
-        let mut tail = 0.0;
-        // SAFETY: both slices have n elements; tails are masked.
-        unsafe {
-            for i in (0..whole).step_by(V::LANES) {
-                let value = exp(V::load(x.add(i)).sub(shift));
-                sum = sum.add(value);
-                value.store_as(out.add(i));
-            }
-            if whole < n {
-                let value = exp(V::load_partial(x.add(whole), n - whole).sub(shift));
-                value.store_partial_as(out.add(whole), n - whole);
-                let mut lanes = [0.0f32; 16];
-                value.store(lanes.as_mut_ptr());
-                tail = lanes[..n - whole].iter().sum();
-            }
-        }
-        sum.reduce_add() + tail
+        let rest = difference / n as f32;
+        let variance = (square / n as f32 - rest * rest).max(0.0);
+        Moments { mean, rest, scale: 1.0 / (variance + eps).sqrt() }
     }
 }
 

@@ -1,9 +1,8 @@
-//! The CPU twin: queries of one head are a task; keys and values are packed by each task, scores stay in scratch.
+//! The CPU twin, for plans without the token-attention pass: plain loops in f64, since such plans are there to be compared
+//! with, not to be fast.
 
 use super::{AttentionOperands, AttentionSpec};
 use crate::context::{Disjoint, scratch_bytes};
-use crate::gemm::{pack_columns, pack_rows, packed_len, tile};
-use crate::rows::{exp_row, max_row, scale_row};
 use crate::{Context, Element};
 
 /// Scores of one task, about.
@@ -32,43 +31,38 @@ pub fn attention<T: Element>(ctx: &mut Context, spec: &AttentionSpec, operands: 
     let k_stride = image_stride(k, keys, "k");
     let v_stride = image_stride(v, keys, "v");
 
-    let isa = ctx.isa();
     let per_task = (SCORES / keys).clamp(1, 256).min(queries.max(1));
     let tasks = queries.div_ceil(per_task);
-    let scratch = scratch_bytes::<T>(packed_len::<T>(keys, head_dim))
-        + scratch_bytes::<T>(packed_len::<T>(head_dim, keys))
-        + scratch_bytes::<f32>(per_task * keys)
-        + scratch_bytes::<T>(per_task * keys)
-        + scratch_bytes::<f32>(per_task * head_dim)
-        + scratch_bytes::<f32>(head_dim);
+    let scratch = scratch_bytes::<f64>(keys) + scratch_bytes::<f64>(head_dim);
     let out = Disjoint::new(out);
     ctx.parallel(batch * heads * tasks, scratch, |task, mut scratch| {
         let (image, head, first) = (task / (heads * tasks), task / tasks % heads, task % tasks * per_task);
-        let rows = per_task.min(queries - first);
         let column = head * head_dim;
-        let key_rows = scratch.take(packed_len::<T>(keys, head_dim));
-        let key_rows = pack_rows(isa, keys, head_dim, &k[image * k_stride + column..], width, key_rows);
-        let value_columns = scratch.take(packed_len::<T>(head_dim, keys));
-        let value_columns = pack_columns(isa, head_dim, keys, &v[image * v_stride + column..], width, value_columns);
-        let scores = scratch.take::<f32>(rows * keys);
-        let weights = scratch.take::<T>(rows * keys);
-        let sums = scratch.take::<f32>(rows * head_dim);
-        let factor = scratch.take::<f32>(head_dim);
-
-        let q = &q[image * q_stride + first * width + column..];
-        tile(isa, rows, q, width, key_rows, 0..keys, scores, keys, false);
-        let mut totals = [0.0; 256];
-        for (row, total) in totals[..rows].iter_mut().enumerate() {
-            let scores = &mut scores[row * keys..][..keys];
-            scores.iter_mut().for_each(|score| *score *= scale);
-            *total = exp_row(isa, scores, max_row(isa, scores), &mut weights[row * keys..][..keys]);
-        }
-        tile(isa, rows, weights, keys, value_columns, 0..head_dim, sums, head_dim, false);
-        for (row, total) in totals[..rows].iter().enumerate() {
-            factor.fill(1.0 / total);
+        let weights = scratch.take::<f64>(keys);
+        let sums = scratch.take::<f64>(head_dim);
+        let head_of = |stride: usize, row: usize| {
+            let start = image * stride + row * width + column;
+            start..start + head_dim
+        };
+        for row in first..queries.min(first + per_task) {
+            let query = &q[head_of(q_stride, row)];
+            for (key, weight) in weights.iter_mut().enumerate() {
+                let key = &k[head_of(k_stride, key)];
+                let products = query.iter().zip(key).map(|(a, b)| f64::from(a.to_f32()) * f64::from(b.to_f32()));
+                *weight = products.sum::<f64>() * f64::from(scale);
+            }
+            let most = weights.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            sums.fill(0.0);
+            let mut total = 0.0;
+            for (key, weight) in weights.iter().enumerate() {
+                let weight = (weight - most).exp();
+                total += weight;
+                let value = &v[head_of(v_stride, key)];
+                sums.iter_mut().zip(value).for_each(|(sum, v)| *sum += weight * f64::from(v.to_f32()));
+            }
             // SAFETY: each task has its own rows and columns.
-            let out = unsafe { out.slice((image * queries + first + row) * width + column, head_dim) };
-            scale_row(isa, &sums[row * head_dim..][..head_dim], factor, out);
+            let out = unsafe { out.slice((image * queries + row) * width + column, head_dim) };
+            out.iter_mut().zip(&*sums).for_each(|(out, sum)| *out = T::from_f32((sum / total) as f32));
         }
     });
 }

@@ -47,7 +47,7 @@ impl Kernel for F32Tile<'_> {
     #[inline(always)]
     fn run<V: Vector>(self) {
         let Product { m, a, lda, b, columns, c, ldc, accumulate } = self.0;
-        let mut blocks = Blocks::new(m, columns, b.k());
+        let mut blocks = Blocks::new::<V>(m, columns, b.k());
         while let Some(block) = blocks.next::<V>() {
             // SAFETY: whoever made the product checked its sizes; the block lies inside them.
             unsafe {
@@ -72,7 +72,7 @@ impl Kernel for Bf16Tile<'_> {
         let Product { m, a, lda, b, columns, c, ldc, accumulate } = self.0;
         let mut wide = [MaybeUninit::<f32>::uninit(); MAX_ROWS * MAX_DEPTH];
         let wide = wide.as_mut_ptr().cast::<f32>();
-        let mut blocks = Blocks::new(m, columns, b.k());
+        let mut blocks = Blocks::new::<V>(m, columns, b.k());
         while let Some(block) = blocks.next::<V>() {
             // SAFETY: whoever made the product checked its sizes; the block lies inside them. `widen` fills the rows of
             // `wide` up to the even depth that the micro-kernel reads.
@@ -154,8 +154,10 @@ struct Blocks {
 
 impl Blocks {
     #[inline(always)]
-    fn new(m: usize, columns: std::ops::Range<usize>, k: usize) -> Self {
-        let pieces = k.div_ceil(MAX_DEPTH).max(1);
+    fn new<V: Vector>(m: usize, columns: std::ops::Range<usize>, k: usize) -> Self {
+        // Where products are rounded before they are added, sums must be shorter to be as accurate.
+        let deepest = if V::FUSED { MAX_DEPTH } else { MAX_DEPTH / 4 };
+        let pieces = k.div_ceil(deepest).max(1);
         let depth = k.div_ceil(pieces).next_multiple_of(2);
         Self { m, columns, k, depth, panel: 0, start: 0, row: 0, strips_left: 0 }
     }

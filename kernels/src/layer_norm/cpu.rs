@@ -2,7 +2,7 @@
 
 use super::{LayerNormOperands, LayerNormSpec};
 use crate::context::Disjoint;
-use crate::rows::{load, mean_and_scale, store};
+use crate::rows::{load, moments, store};
 use crate::simd::{Kernel, Vector, dispatch};
 use crate::{Context, Element};
 
@@ -53,12 +53,11 @@ impl<T: Element> Kernel for Rows<'_, T> {
             // SAFETY: rows lie inside `len`, weight and bias are as long as a row; an element is read before it is written.
             unsafe {
                 let (from, to) = (self.from.add(start), self.to.add(start));
-                let (mean, scale) = mean_and_scale::<V, T>(from, channels, self.eps);
-                let (mean, scale) = (V::splat(mean), V::splat(scale));
+                let moments = moments::<V, T>(from, channels, self.eps);
                 let mut i = 0;
                 while i < channels {
                     let count = V::LANES.min(channels - i);
-                    let normal = load::<V, T>(from.add(i), count).sub(mean).mul(scale);
+                    let normal = moments.normalise(load::<V, T>(from.add(i), count));
                     store(normal.mul_add(load(weight.add(i), count), load(bias.add(i), count)), to.add(i), count);
                     i += count;
                 }

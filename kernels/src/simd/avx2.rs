@@ -51,6 +51,7 @@ impl Lanes {
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl Vector for Lanes {
     const LANES: usize = 8;
+    const FUSED: bool = true;
     const REGISTERS: usize = 16;
 
     #[inline(always)]

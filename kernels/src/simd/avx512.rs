@@ -61,6 +61,7 @@ fn mask(count: usize) -> __mmask16 {
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl<const CONVERT: bool> Vector for Wide<CONVERT> {
     const LANES: usize = 16;
+    const FUSED: bool = true;
     const REGISTERS: usize = 32;
 
     #[inline(always)]

@@ -30,6 +30,8 @@ pub trait Kernel {
 pub trait Vector: Copy + Send + Sync + 'static {
     /// Values per vector: 4, 8 or 16.
     const LANES: usize;
+    /// Whether a · b + c is rounded once.
+    const FUSED: bool;
     /// How many of these vectors the registers hold.
     const REGISTERS: usize;
 

@@ -21,6 +21,7 @@ pub(super) struct Lanes(float32x4_t);
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl Vector for Lanes {
     const LANES: usize = 4;
+    const FUSED: bool = true;
     const REGISTERS: usize = 32;
 
     #[inline(always)]

@@ -30,6 +30,7 @@ fn power_of_two(exponent: i32) -> f32 {
 // SAFETY of the memory functions below: each touches the lanes its contract in `Vector` names.
 impl Vector for Lanes {
     const LANES: usize = LANES;
+    const FUSED: bool = false;
     /// Of 16 registers with four lanes each, as on x86-64.
     const REGISTERS: usize = 8;
 
