@@ -63,7 +63,7 @@ pub(super) struct TokenSoftmax<'a, T> {
     pub(super) scores: &'a mut [f32],
     /// Added to the scores: [stride], −∞ from T·8 on.
     pub(super) bias: &'a [f32],
-    /// Probabilities; columns from T·8 on become 0.
+    /// Probabilities; what columns from T·8 on become says nothing.
     pub(super) out: &'a mut [T],
 }
 
@@ -124,7 +124,7 @@ impl<T: Element> TokenSoftmax<'_, T> {
                     let bias: V = V::load(bias.add(i));
                     for r in 0..R {
                         let score = V::load(scores.add(r * stride + i)).add(bias);
-                        let value = exp(score.sub(most[r]));
+                        let value = weight(score, most[r]);
                         value.store(scores.add(r * stride + i));
                         sums[r] = sums[r].add(value);
                     }
@@ -143,6 +143,13 @@ impl<T: Element> TokenSoftmax<'_, T> {
             }
         }
     }
+}
+
+/// e^(score − maximum), but never so small that it, or its share of a sum, is a denormal: those cost the CPU more than a
+/// hundred cycles each, and beside the maximum's weight of 1, e^−80 is nothing.
+#[inline(always)]
+fn weight<V: Vector>(score: V, maximum: V) -> V {
+    exp(V::splat(-80.0).max(score.sub(maximum)))
 }
 
 /// Joins the lanes that belong to the same head, where a vector holds all heads twice.
@@ -264,14 +271,14 @@ impl<T: Element> Kernel for OnlineSoftmax<'_, T> {
                 let shift = V::splat(maximum);
                 let mut sum = V::zero();
                 for i in (0..whole).step_by(V::LANES) {
-                    let value = exp(V::load(scores.add(i)).sub(shift));
+                    let value = weight(V::load(scores.add(i)), shift);
                     sum = sum.add(value);
                     value.store_as(out.add(i));
                 }
                 let mut total = sum.reduce_add();
                 if whole < columns {
                     let count = columns - whole;
-                    let value = exp(V::load_partial(scores.add(whole), count).sub(shift));
+                    let value = weight(V::load_partial(scores.add(whole), count), shift);
                     value.store_partial_as(out.add(whole), count);
                     let mut lanes = [0f32; 16];
                     value.store(lanes.as_mut_ptr());
