@@ -9,9 +9,9 @@ use crate::simd::{Kernel, Vector, dispatch_fma};
 use crate::{Isa, bf16};
 use std::mem::MaybeUninit;
 
-/// Depth of a piece at most: three or four panels of it stay in the first-level cache while the strips go by. Pieces also
-/// keep sums short: one long chain of additions would lose accuracy with the depth.
-const MAX_DEPTH: usize = 192;
+/// Depth of a piece at most: three or four panels of it stay in the first-level cache while the strips go by. Above all,
+/// pieces keep sums short: a chain of additions loses accuracy with its length, and libtorch's are short too.
+const MAX_DEPTH: usize = 64;
 
 /// Rows of a strip at most.
 const MAX_ROWS: usize = 8;
@@ -156,7 +156,7 @@ impl Blocks {
     #[inline(always)]
     fn new<V: Vector>(m: usize, columns: std::ops::Range<usize>, k: usize) -> Self {
         // Where products are rounded before they are added, sums must be shorter to be as accurate.
-        let deepest = if V::FUSED { MAX_DEPTH } else { MAX_DEPTH / 4 };
+        let deepest = if V::FUSED { MAX_DEPTH } else { MAX_DEPTH / 2 };
         let pieces = k.div_ceil(deepest).max(1);
         let depth = k.div_ceil(pieces).next_multiple_of(2);
         Self { m, columns, k, depth, panel: 0, start: 0, row: 0, strips_left: 0 }
