@@ -9,3 +9,7 @@ pub const SHARED_WINDOW: u64 = 1 << 48;
 pub const LOCAL_WINDOW: u64 = 2 << 48;
 /// Generic addresses of kernel parameters start here.
 pub const PARAM_WINDOW: u64 = 3 << 48;
+
+mod cache;
+
+pub(crate) use cache::AllocationCache;
