@@ -34,7 +34,7 @@ pub struct Fault {
     pub finding: &'static str,
     /// What happened, in a sentence.
     pub message: String,
-    /// The lane concerned, where one is.
+    /// The lane concerned; `None`: the lowest of the operation's.
     pub lane: Option<u32>,
     /// Kernel, PTX line, source line, block, thread; filled by the run loop.
     pub place: Option<Place>,
@@ -65,10 +65,10 @@ impl Fault {
         Self { kind, finding, message: message.into(), lane: None, place: None }
     }
 
-    /// The same fault, of one lane.
-    #[must_use]
-    pub fn of_lane(self, lane: u32) -> Self {
-        Self { lane: Some(lane), ..self }
+    /// The same fault, in a lane that is known.
+    pub fn in_lane(mut self, lane: usize) -> Self {
+        self.lane = Some(lane as u32);
+        self
     }
 }
 
