@@ -153,11 +153,8 @@ impl Parser<'_> {
             }
             TokenKind::Symbol("~") => {
                 self.advance()?;
-                match self.unary()? {
-                    Value::Signed(value) => Value::Signed(!value),
-                    Value::Unsigned(value) => Value::Unsigned(!value),
-                    Value::Float(_) => return Err(self.error_at(&token, "`~` is for integers")),
-                }
+                let bits = self.unary()?.bits();
+                Value::Unsigned(!bits.ok_or_else(|| self.error_at(&token, "`~` is for integers"))?)
             }
             TokenKind::Symbol("!") => {
                 self.advance()?;
@@ -268,8 +265,8 @@ fn apply(operator: &str, left: Value, right: Value) -> Result<Value, String> {
         "*" => a.wrapping_mul(b),
         "/" if signed => x.wrapping_div(y) as u64,
         "/" => a / b,
-        _ if signed => x.wrapping_rem(y) as u64,
-        _ => a % b,
+        // The manual has the remainder of unsigned integers only, and calls it signed.
+        _ => return Ok(Value::Signed((a % b) as i64)),
     };
     Ok(if signed { Value::Signed(bits as i64) } else { Value::Unsigned(bits) })
 }

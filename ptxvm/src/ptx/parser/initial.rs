@@ -20,10 +20,13 @@ impl Parser<'_> {
         if variable.vector > 1 {
             shape.push(Some(variable.vector.into()));
         }
+        if shape.contains(&Some(0)) {
+            return Err(self.error(format!("`{}` has no elements, so it has no initial values", variable.name)));
+        }
         let mut strides = vec![1; shape.len()];
         for level in (1..shape.len()).rev() {
-            // The variable's size was checked, so the product stays small. A stride of an empty row is 1: nothing fits anyway.
-            strides[level - 1] = strides[level] * shape[level].unwrap_or(1).max(1);
+            // The variable's size was checked, so the product stays small.
+            strides[level - 1] = strides[level] * shape[level].unwrap_or(1);
         }
         let room = shape.iter().try_fold(1, |product, size| size.map(|size| product * size));
         let mut gathered = Gathered { elements: Vec::new(), strides, padding: 0 };
@@ -116,12 +119,10 @@ impl Parser<'_> {
         let value = self.constant()?;
         match value.integer() {
             Some(mask) if self.sees("(") => {
+                let mask = u64::try_from(mask).ok().filter(|mask| (0..8).any(|byte| 0xFF << (8 * byte) == *mask));
                 let mask =
-                    u64::try_from(mask).map_err(|_| self.error_at(&token, "a mask of an address is not negative"))?;
-                self.advance()?;
-                let address = self.symbol_address(Some(mask))?;
-                self.expect(")")?;
-                Ok(address)
+                    mask.ok_or_else(|| self.error_at(&token, "a mask is one byte of 64 bits, such as `0xFF00`"))?;
+                self.masked(mask)
             }
             Some(value) => Ok(Initial::Integer(value)),
             None => match value {
@@ -129,6 +130,20 @@ impl Parser<'_> {
                 _ => Err(self.error_at(&token, "expected a constant")),
             },
         }
+    }
+
+    /// `(address)` or `(integer)` after a mask, which picks one byte.
+    fn masked(&mut self, mask: u64) -> Parsed<Initial> {
+        self.expect("(")?;
+        let value = match self.token.kind {
+            TokenKind::Word(name) if name != "WARP_SZ" => self.symbol_address(Some(mask))?,
+            _ => {
+                let bits = self.constant_integer("what a mask is applied to")? as u64;
+                Initial::Integer(i128::from((bits & mask) >> mask.trailing_zeros()))
+            }
+        };
+        self.expect(")")?;
+        Ok(value)
     }
 
     /// `symbol+4`, `generic(symbol)+4` or `generic(symbol+4)`.

@@ -18,6 +18,9 @@ use super::number::Number;
 /// Most registers that one function may declare: `.reg .b32 %r<4000000000>;` must not cost anybody an allocation.
 pub const MAX_REGISTERS: u32 = 1 << 20;
 
+/// Most names that `name<n>` may stand for where every one of them gets a place in the tree: all but registers.
+const MAX_NAMES: u32 = 1 << 16;
+
 /// Most `{` inside each other in a function; most `(` or unary operators inside each other in a constant; most `{` or `[`
 /// inside each other in an operand. The first two keep the stack small, in a debug build and a test thread too.
 const MAX_SCOPES: u32 = 128;
@@ -51,6 +54,8 @@ struct Parser<'text> {
     source: Option<SourceLine>,
     /// Registers that the current function may still declare.
     registers_left: u32,
+    /// Names of all but registers that `name<n>` may still stand for.
+    names_left: u32,
     /// How deep in a constant expression we are.
     constant_depth: u32,
 }
@@ -68,6 +73,7 @@ impl<'text> Parser<'text> {
             files: Vec::new(),
             source: None,
             registers_left: MAX_REGISTERS,
+            names_left: MAX_NAMES,
             constant_depth: 0,
         })
     }
@@ -164,6 +170,25 @@ impl<'text> Parser<'text> {
             words.push(self.expect_word(what)?.to_owned());
         }
         Ok(words)
+    }
+
+    /// `<n>` after a name, which then stands for `name0` … `name(n−1)`.
+    fn name_count(&mut self) -> Parsed<Option<u32>> {
+        if !self.accept("<")? {
+            return Ok(None);
+        }
+        let count = self.expect_u32("a number of names")?;
+        self.expect(">")?;
+        Ok(Some(count))
+    }
+
+    /// Counts names that will all be in the tree.
+    fn take_names(&mut self, count: u32) -> Parsed<()> {
+        let left = self.names_left.checked_sub(count);
+        self.names_left = left.ok_or_else(|| {
+            self.error(format!("a text may declare up to {MAX_NAMES} labels and variables by way of `name<n>`"))
+        })?;
+        Ok(())
     }
 
     /// `.file index "name"{, timestamp, size}`.

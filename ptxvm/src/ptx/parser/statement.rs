@@ -120,7 +120,7 @@ impl Parser<'_> {
         let statement = match self.token.kind {
             TokenKind::Dotted("branchtargets") => {
                 self.advance()?;
-                Statement::BranchTargets { name, labels: self.words("a label")?, line }
+                Statement::BranchTargets { name, labels: self.labels()?, line }
             }
             TokenKind::Dotted("calltargets") => {
                 self.advance()?;
@@ -134,6 +134,24 @@ impl Parser<'_> {
         };
         self.expect(";")?;
         Ok(statement)
+    }
+
+    /// `a, b, c<3>`: the last stands for `c0, c1, c2`.
+    fn labels(&mut self) -> Parsed<Vec<String>> {
+        let mut labels = Vec::new();
+        loop {
+            let label = self.expect_word("a label")?;
+            match self.name_count()? {
+                Some(count) => {
+                    self.take_names(count)?;
+                    labels.extend((0..count).map(|index| format!("{label}{index}")));
+                }
+                None => labels.push(label.to_owned()),
+            }
+            if !self.accept(",")? {
+                return Ok(labels);
+            }
+        }
     }
 
     /// `{(returns)} _ {(params)} {.noreturn} {.abi_preserve n} {.abi_preserve_control n}`.

@@ -19,7 +19,7 @@ impl Parser<'_> {
         let attributes = self.attributes(false)?;
         loop {
             let mut variable = self.named(attributes, linkage, space)?;
-            if self.sees("=") {
+            if self.sees("=") && variable.count.is_none() {
                 if !matches!(space, Space::Global | Space::Const) {
                     return Err(self.error("only `.global` and `.const` variables can have initial values"));
                 }
@@ -27,7 +27,17 @@ impl Parser<'_> {
                 self.initial(&mut variable)?;
                 self.check_size(&variable)?;
             }
-            add(variable);
+            match variable.count {
+                // Registers are many, and stay one entry.
+                Some(count) if space != Space::Register => {
+                    self.take_names(count)?;
+                    variable.count = None;
+                    (0..count).for_each(|index| {
+                        add(Variable { name: format!("{}{index}", variable.name), ..variable.clone() })
+                    });
+                }
+                _ => add(variable),
+            }
             if !self.accept(",")? {
                 return self.expect(";");
             }
@@ -37,7 +47,11 @@ impl Parser<'_> {
     /// A formal parameter, after `.param` or `.reg`.
     pub(super) fn param(&mut self, space: Space) -> Parsed<Variable> {
         let attributes = self.attributes(true)?;
-        self.named(attributes, Linkage::Private, space)
+        let variable = self.named(attributes, Linkage::Private, space)?;
+        match variable.count {
+            Some(_) => Err(self.error("a parameter is one name: write each by itself")),
+            None => Ok(variable),
+        }
     }
 
     fn attributes(&mut self, is_param: bool) -> Parsed<Attributes> {
@@ -139,17 +153,14 @@ impl Parser<'_> {
             managed,
             line,
         };
+        let token = self.token;
+        variable.count = self.name_count()?;
         if space == Space::Register {
-            let token = self.token;
-            if self.accept("<")? {
-                variable.count = Some(self.expect_u32("a number of registers")?);
-                self.expect(">")?;
-            }
             let left = self.registers_left.checked_sub(variable.count.unwrap_or(1));
             self.registers_left = left.ok_or_else(|| {
                 self.error_at(&token, format!("a function may declare up to {MAX_REGISTERS} registers"))
             })?;
-        } else {
+        } else if variable.count.is_none() {
             self.dimensions(&mut variable)?;
         }
         Ok(variable)
