@@ -32,12 +32,6 @@ pub(super) struct Token<'text> {
     pub(super) line: u32,
 }
 
-/// All operators and brackets; those of two characters first, as they are to be tried first.
-const SYMBOLS: [&str; 32] = [
-    "<<", ">>", "<=", ">=", "==", "!=", "&&", "||", "{", "}", "[", "]", "(", ")", ",", ";", ":", "@", "!", "|", "&",
-    "^", "~", "+", "-", "*", "/", "%", "<", ">", "=", "?",
-];
-
 /// Cuts a text into tokens, one at a time.
 pub(super) struct Lexer<'text> {
     text: &'text str,
@@ -161,17 +155,46 @@ impl<'text> Lexer<'text> {
     }
 
     fn take_symbol(&mut self) -> Result<TokenKind<'text>, ParseError> {
-        let rest = &self.text[self.at..];
-        match SYMBOLS.iter().find(|symbol| rest.starts_with(**symbol)) {
-            Some(symbol) => {
-                self.at += symbol.len();
-                Ok(TokenKind::Symbol(symbol))
+        let symbol = match (self.byte(0), self.byte(1)) {
+            (Some(b'<'), Some(b'<')) => "<<",
+            (Some(b'>'), Some(b'>')) => ">>",
+            (Some(b'<'), Some(b'=')) => "<=",
+            (Some(b'>'), Some(b'=')) => ">=",
+            (Some(b'='), Some(b'=')) => "==",
+            (Some(b'!'), Some(b'=')) => "!=",
+            (Some(b'&'), Some(b'&')) => "&&",
+            (Some(b'|'), Some(b'|')) => "||",
+            (Some(b','), _) => ",",
+            (Some(b';'), _) => ";",
+            (Some(b':'), _) => ":",
+            (Some(b'{'), _) => "{",
+            (Some(b'}'), _) => "}",
+            (Some(b'['), _) => "[",
+            (Some(b']'), _) => "]",
+            (Some(b'('), _) => "(",
+            (Some(b')'), _) => ")",
+            (Some(b'@'), _) => "@",
+            (Some(b'!'), _) => "!",
+            (Some(b'|'), _) => "|",
+            (Some(b'&'), _) => "&",
+            (Some(b'^'), _) => "^",
+            (Some(b'~'), _) => "~",
+            (Some(b'+'), _) => "+",
+            (Some(b'-'), _) => "-",
+            (Some(b'*'), _) => "*",
+            (Some(b'/'), _) => "/",
+            (Some(b'%'), _) => "%",
+            (Some(b'<'), _) => "<",
+            (Some(b'>'), _) => ">",
+            (Some(b'='), _) => "=",
+            (Some(b'?'), _) => "?",
+            _ => {
+                let character = self.text[self.at..].chars().next().unwrap_or_default();
+                return Err(self.error(format!("the character {character:?} has no meaning in PTX")));
             }
-            None => {
-                let character = rest.chars().next().unwrap_or_default();
-                Err(self.error(format!("the character {character:?} has no meaning in PTX")))
-            }
-        }
+        };
+        self.at += symbol.len();
+        Ok(TokenKind::Symbol(symbol))
     }
 }
 

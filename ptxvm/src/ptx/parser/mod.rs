@@ -79,6 +79,7 @@ impl<'text> Parser<'text> {
     }
 
     /// Takes the token that is looked at.
+    #[inline]
     fn advance(&mut self) -> Parsed<Token<'text>> {
         let next = self.lexer.next()?;
         Ok(std::mem::replace(&mut self.token, next))
@@ -111,11 +112,13 @@ impl<'text> Parser<'text> {
         }
     }
 
+    #[inline]
     fn sees(&self, symbol: &str) -> bool {
         matches!(self.token.kind, TokenKind::Symbol(seen) if seen == symbol)
     }
 
     /// Takes the symbol if it comes next.
+    #[inline]
     fn accept(&mut self, symbol: &str) -> Parsed<bool> {
         let seen = self.sees(symbol);
         if seen {
@@ -124,6 +127,7 @@ impl<'text> Parser<'text> {
         Ok(seen)
     }
 
+    #[inline]
     fn expect(&mut self, symbol: &str) -> Parsed<()> {
         if self.accept(symbol)? { Ok(()) } else { Err(self.expected(&format!("`{symbol}`"))) }
     }
