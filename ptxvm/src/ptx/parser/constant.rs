@@ -200,7 +200,7 @@ impl Parser<'_> {
 fn negate(value: Value) -> Value {
     match value {
         Value::Signed(value) => Value::Signed(value.wrapping_neg()),
-        // The smallest signed integer has no literal without a sign that fits: compilers write it as the negative of this one.
+        // The smallest signed integer has no literal of its own: compilers write it as the negative of this one.
         Value::Unsigned(value) if value == 1 << 63 => Value::Signed(i64::MIN),
         Value::Unsigned(value) => Value::Unsigned(value.wrapping_neg()),
         Value::Float(Float::Single(bits)) => Value::Float(Float::Single(bits ^ 1 << 31)),
@@ -224,7 +224,7 @@ fn precedence(operator: &str) -> Option<u32> {
     })
 }
 
-/// An operator on two constants: both integers, where one unsigned side makes the operation unsigned, or both floating-point.
+/// An operator on two constants: both floating-point, or both integers, of which one unsigned makes both unsigned.
 fn apply(operator: &str, left: Value, right: Value) -> Result<Value, String> {
     let (Some(a), Some(b)) = (left.bits(), right.bits()) else {
         return match (left, right) {

@@ -1,6 +1,6 @@
 //! A recursive-descent parser: one token of lookahead, one file per part of the grammar.
 //!
-//! Sizes and depths are bounded, so that a broken or hostile text costs no more than its length: see the constants here.
+//! Sizes and depths are bounded, so that a broken or hostile text costs no more than its length.
 
 mod constant;
 mod function;
@@ -21,14 +21,20 @@ pub const MAX_REGISTERS: u32 = 1 << 20;
 /// Most names that `name<n>` may stand for where every one of them gets a place in the tree: all but registers.
 const MAX_NAMES: u32 = 1 << 16;
 
-/// Most `{` inside each other in a function; most `(` or unary operators inside each other in a constant; most `{` or `[`
-/// inside each other in an operand. The first two keep the stack small, in a debug build and a test thread too.
+/// Most scopes inside each other in a function. This and the next two keep the stack small, in a debug build too.
 const MAX_SCOPES: u32 = 128;
+
+/// Most levels of a constant: a parenthesis has two, a unary operator one.
 const MAX_CONSTANT_DEPTH: u32 = 64;
+
+/// Most `{` or `[` inside each other in an operand.
 const MAX_OPERAND_DEPTH: u32 = 8;
 
 /// Largest variable in bytes: the span of a device's virtual addresses.
 const MAX_VARIABLE_BYTES: u64 = 1 << 47;
+
+/// Largest alignment: no device has any use for more, and arithmetic on addresses stays far from overflow.
+const MAX_ALIGNMENT: u32 = 1 << 20;
 
 /// Most elements that nested braces of an initialiser may leave out before later ones.
 const MAX_PADDING: u64 = 1 << 20;

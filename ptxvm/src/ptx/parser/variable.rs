@@ -1,7 +1,7 @@
 //! Declarations of variables, registers and parameters.
 
 use super::super::ast::{Linkage, PointerAttribute, Space, Type, Variable};
-use super::{MAX_REGISTERS, MAX_VARIABLE_BYTES, Parsed, Parser, TokenKind};
+use super::{MAX_ALIGNMENT, MAX_REGISTERS, MAX_VARIABLE_BYTES, Parsed, Parser, TokenKind};
 
 /// What stands between a space and the names.
 #[derive(Clone, Copy)]
@@ -84,11 +84,10 @@ impl Parser<'_> {
         self.advance()?;
         let token = self.token;
         let align = self.expect_u32("an alignment")?;
-        if align.is_power_of_two() {
-            Ok(align)
-        } else {
-            Err(self.error_at(&token, format!("an alignment is a power of two, found {align}")))
+        if align.is_power_of_two() && align <= MAX_ALIGNMENT {
+            return Ok(align);
         }
+        Err(self.error_at(&token, format!("an alignment is a power of two up to {MAX_ALIGNMENT}, found {align}")))
     }
 
     /// `.ptr{.space}{.align n}`; a pointer that promises nothing is aligned to 4 bytes, says the manual.

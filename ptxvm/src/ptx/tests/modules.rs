@@ -24,7 +24,7 @@ fn headers_that_are_missing_or_wrong_are_refused() {
         (".version 8.7 .target", "an architecture"),
         (".version 8.7 .target sm_80 .address_size 32", "`.address_size 32` is not supported"),
         (".version 8.7 .target sm_80 .address_size 16", "found 16"),
-        (".version 8.7 .target sm_80 .version 8.7", "belongs once to the start"),
+        (".version 8.7 .target sm_80 .version 8.7", "belongs to the start"),
     ] {
         let error = refusal_of_text(text);
         assert!(error.message.contains(part), "{text}: {error}");
@@ -112,6 +112,12 @@ fn files_aliases_pragmas_and_debug_sections() {
     assert_eq!(parsed.files, [(1, "a b.cu".to_owned()), (2, "C:\\\\x\\\"y.cu".to_owned())]);
     assert_eq!(parsed.aliases, [("g".to_owned(), "f".to_owned())]);
     assert_eq!(parsed.functions.len(), 1);
+}
+
+#[test]
+fn a_section_holds_data_only() {
+    assert!(refusal(".section .debug_str { .b8 1 { .b8 2 } }").message.contains("closing `}`"));
+    assert!(refusal(".section { .b8 1 }").message.contains("the name of a section"));
 }
 
 #[test]

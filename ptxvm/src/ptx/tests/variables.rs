@@ -132,7 +132,7 @@ fn initial_values_may_be_addresses_and_bytes_of_them() {
         address("v", 4, true, Some(0xFF00_0000_0000_0000)),
     ];
     assert_eq!(initial(".u8 a[3] = {0xff(v), 0xff00(v+4), 0xFF00000000000000(generic(v)+4)}"), masked);
-    assert_eq!(initial(".u8 a[] = {0xFF(1000 + 546), 0xFF00(131187)}"), integers(&[10, 0]));
+    assert_eq!(initial(".u8 a[] = {0xFF(1000 + 546), 0xFF00(0x1234)}"), integers(&[10, 0x12]));
     // Nothing keeps a variable from this name.
     assert_eq!(initial(".u64 a = generic"), [address("generic", 0, false, None)]);
 }
@@ -160,6 +160,8 @@ fn initial_values_that_do_not_fit_are_refused() {
         (".shared .b32 a = 1;", "only `.global` and `.const`"),
         (".global .b8 a[3][2000000] = {{1}, {2}, {3}};", "leave out more than"),
         (".global .b8 a[4000000000][4000000000];", "larger than"),
+        (".global .b8 a[0][4000000000][4000000000];", "larger than"),
+        (".global .align 2097152 .b8 a;", "up to 1048576"),
         (".global .b8 a[-1];", "negative or too large"),
         (".global .b8 a[2][];", "only the first dimension"),
         (".global .b8 a[1.5];", "is an integer"),
