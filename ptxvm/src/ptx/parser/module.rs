@@ -81,7 +81,7 @@ impl Parser<'_> {
     }
 
     /// `.extern`, `.visible`, `.weak`, `.common` or nothing.
-    pub(super) fn linkage(&mut self) -> Parsed<Linkage> {
+    fn linkage(&mut self) -> Parsed<Linkage> {
         let linkage = match self.token.kind {
             TokenKind::Dotted("extern") => Linkage::Extern,
             TokenKind::Dotted("visible") => Linkage::Visible,

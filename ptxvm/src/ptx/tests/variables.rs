@@ -77,7 +77,7 @@ fn linkage_space_alignment_and_attributes() {
         (".extern .const .f32 b;", Linkage::Extern, Space::Const, Type::F32, 4, 4),
         (".weak .global .v2 .f64 c;", Linkage::Weak, Space::Global, Type::F64, 16, 16),
         (".common .global .u16 d[2][3];", Linkage::Common, Space::Global, Type::U16, 2, 12),
-        (".shared .align 4 .b8 e[1024*2];", Linkage::Private, Space::Shared, Type::B8, 4, 2048),
+        (".shared .align 4 .b8 e[2048];", Linkage::Private, Space::Shared, Type::B8, 4, 2048),
         (".tex .u64 f;", Linkage::Private, Space::Texture, Type::U64, 8, 8),
         (".global .texref g;", Linkage::Private, Space::Global, Type::Opaque, 8, 8),
     ];
@@ -104,11 +104,10 @@ fn arrays_of_arrays_are_filled_in_row_major_order_with_zeros_for_what_is_left_ou
     assert_eq!(initial(".u32 a = 7"), integers(&[7]));
     assert_eq!(initial(".u32 a[4] = {1, 2}"), integers(&[1, 2]));
     assert_eq!(initial(".u32 a[2][3] = {{1, 2}, {3}}"), integers(&[1, 2, 0, 3]));
-    assert_eq!(initial(".u32 a[2][3] = {1, 2, 3, 4}"), integers(&[1, 2, 3, 4]));
-    assert_eq!(initial(".u32 a[3][2] = {1, {2, 3}, {}, }"), integers(&[1, 0, 2, 3, 0, 0]));
+    assert_eq!(initial(".u32 a[3][2] = {{}, {2, 3}, {}}"), integers(&[0, 0, 2, 3]));
     assert_eq!(initial(".u8 a[2][2][2] = {{{1}, {2}}, {{3, 4}}}"), integers(&[1, 0, 2, 0, 3, 4]));
     assert_eq!(initial(".v2 .u32 a = {1, 2}"), integers(&[1, 2]));
-    assert_eq!(initial(".v2 .u32 a[2] = {{1}, {2, 3}}"), integers(&[1, 0, 2, 3]));
+    assert_eq!(initial(".v2 .u32 a[3] = {{1, 0}, {2, 3}}"), integers(&[1, 0, 2, 3]));
     assert_eq!(initial(".u32 a[4] = {}"), []);
 }
 
@@ -123,9 +122,9 @@ fn an_open_dimension_takes_its_size_from_the_initial_values() {
 #[test]
 fn initial_values_may_be_addresses_and_bytes_of_them() {
     assert_eq!(initial(".u64 a = f"), [address("f", 0, false, None)]);
-    assert_eq!(initial(".u64 a[] = {v+8, v - 4}"), [address("v", 8, false, None), address("v", -4, false, None)]);
+    assert_eq!(initial(".u64 a[] = {v+8, v+-4}"), [address("v", 8, false, None), address("v", -4, false, None)]);
     let generic = [address("v", 0, true, None), address("v", 8, true, None), address("v", 12, true, None)];
-    assert_eq!(initial(".u64 a[3] = {generic(v), generic(v)+8, generic(v+8)+4}"), generic);
+    assert_eq!(initial(".u64 a[3] = {generic(v), generic(v)+8, generic(v)+8+4}"), generic);
     let masked = [
         address("v", 0, false, Some(0xFF)),
         address("v", 4, false, Some(0xFF00)),
@@ -149,22 +148,34 @@ fn initial_values_that_do_not_fit_are_refused() {
         (".global .u32 a[2] = {1, 2, 3};", "more initial values"),
         (".global .u32 a[2][2] = {{1, 2, 3}};", "more initial values"),
         (".global .u32 a[1][2] = {{1}, {2}};", "more initial values"),
-        (".global .u32 a[0] = {1};", "has no elements"),
-        (".global .u32 a[][0] = {{1}};", "has no elements"),
-        (".global .u32 a[2] = {{1}};", "more braces"),
+        (".global .u32 a[0] = {1};", "more initial values"),
+        (".global .u32 a[][0] = {{1}};", "more initial values"),
+        (".global .u32 a[2] = {{1}};", "expected a constant, found `{`"),
         (".global .u32 a[2] = 1;", "expected `{`"),
         (".global .u32 a = {1};", "is no array"),
         (".global .b8 a[] = \"text\";", "expected `{`"),
         (".global .b8 a[] = {\"text\"};", "no strings"),
         (".global .b8 a[] = {0xFF0(v)};", "one byte"),
+        (".global .u32 a[2][2] = {1, 2, 3, 4};", "expected `{`"),
+        (".global .u32 a[2] = {1, };", "expected a constant, found `}`"),
+        (".global .v2 .u32 a = {1};", "has all its elements"),
+        (".global .u64 a = generic(v+8);", "expected `)`"),
+        (".global .u64 a = v-8;", "write `+-4`"),
+        (".global .u64 a = 8+v;", "expected a constant, found `v`"),
+        (".global .f32 a = 1;", "is a floating-point constant"),
+        (".global .u32 a = 1.5;", "is an integer"),
+        (".global .f16 a = 1.5;", "have no initial values"),
+        (".extern .global .u32 a = 1;", "not `.extern`"),
+        (".global .b32 a[2*2];", "expected `]`"),
+        (".global .b32 a[];", "has no size"),
         (".shared .b32 a = 1;", "only `.global` and `.const`"),
         (".global .b8 a[3][2000000] = {{1}, {2}, {3}};", "leave out more than"),
         (".global .b8 a[4000000000][4000000000];", "larger than"),
-        (".global .b8 a[0][4000000000][4000000000];", "larger than"),
+        (".extern .global .b8 a[0][4000000000][4000000000];", "larger than"),
         (".global .align 2097152 .b8 a;", "up to 1048576"),
-        (".global .b8 a[-1];", "negative or too large"),
+        (".global .b8 a[-1];", "expected the size of an array"),
         (".global .b8 a[2][];", "only the first dimension"),
-        (".global .b8 a[1.5];", "is an integer"),
+        (".global .b8 a[1.5];", "expected the size of an array"),
     ] {
         let error = refusal(text);
         assert!(error.message.contains(part), "{text}: {error}");
