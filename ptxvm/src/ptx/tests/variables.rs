@@ -106,6 +106,7 @@ fn arrays_of_arrays_are_filled_in_row_major_order_with_zeros_for_what_is_left_ou
     assert_eq!(initial(".u32 a[2][3] = {{1, 2}, {3}}"), integers(&[1, 2, 0, 3]));
     assert_eq!(initial(".u32 a[3][2] = {{}, {2, 3}, {}}"), integers(&[0, 0, 2, 3]));
     assert_eq!(initial(".u8 a[2][2][2] = {{{1}, {2}}, {{3, 4}}}"), integers(&[1, 0, 2, 0, 3, 4]));
+    assert_eq!(initial(".u8 a[2][2][2] = {{{1}}, {{2}, {3}}}"), integers(&[1, 0, 0, 0, 2, 0, 3]));
     assert_eq!(initial(".v2 .u32 a = {1, 2}"), integers(&[1, 2]));
     assert_eq!(initial(".v2 .u32 a[3] = {{1, 0}, {2, 3}}"), integers(&[1, 0, 2, 3]));
     assert_eq!(initial(".u32 a[4] = {}"), []);
