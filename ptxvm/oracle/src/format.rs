@@ -99,10 +99,6 @@ impl Format {
         if self.is_subnormal(pattern) { pattern & self.sign(true) } else { pattern }
     }
 
-    pub(crate) fn is_nan(self, pattern: u128) -> bool {
-        self.decode(pattern).is_nan()
-    }
-
     pub(crate) fn decode(self, pattern: u128) -> Value {
         let unpadded = pattern >> self.padding;
         let negative = pattern >> (self.bits() - 1) & 1 == 1;

@@ -137,7 +137,7 @@ fn multiply(
     };
     let shape = shape_of(modifiers).ok_or_else(fail)?;
     let line = instruction.line;
-    let mut read = |operand: &Operand, which: &str, ty: Type| {
+    let read = |operand: &Operand, which: &str, ty: Type| {
         let (rows, columns) = extent(which, shape);
         registers(world, lanes, operand, ty, line).map(|fragments| collect(&fragments, ty, rows, columns))
     };
