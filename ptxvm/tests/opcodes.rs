@@ -49,6 +49,12 @@ macro_rules! families {
 families! {
     integer,
     carry,
+    logic,
+    float,
+    approximate,
+    compare,
+    half,
+    convert,
 }
 
 #[test]

@@ -23,7 +23,7 @@ pub(crate) fn scratch_offset(variant: &Variant) -> usize {
 
 /// What stands before the kernels of a module.
 pub(crate) fn header(target: &str) -> String {
-    format!(".version 8.7\n.target {target}\n.address_size 64\n")
+    format!(".version 8.8\n.target {target}\n.address_size 64\n")
 }
 
 /// The declaration of a register that holds a type.
