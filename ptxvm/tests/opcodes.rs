@@ -55,6 +55,13 @@ families! {
     compare,
     half,
     convert,
+    memory,
+    atomic,
+    warp,
+    control,
+    matrix,
+    matrix_memory,
+    wmma,
 }
 
 #[test]

@@ -14,6 +14,9 @@ use crate::{
 /// Instructions one thread may execute.
 const FUEL: u64 = 2_000_000;
 
+/// Instructions a thread executes before the next one has its turn.
+const SLICE: u32 = 10_000;
+
 /// Threads in a warp.
 pub(crate) const WARP: usize = 32;
 
@@ -65,7 +68,7 @@ impl World<'_> {
 
 /// Runs `kernel` over `blocks` blocks of `threads` threads. Each of the kernel's parameters is a pointer to the buffer
 /// of its index. Results are defined only where the program has no race: blocks run in order, and within a block each
-/// thread runs up to where it has to wait before the next one starts.
+/// thread runs up to where it has to wait (or for a long while) before the next one starts.
 pub fn run(
     module: &Module,
     kernel: &str,
@@ -105,9 +108,15 @@ fn run_block(world: &mut World<'_>, block: u32, blocks: u32, count: u32) -> Resu
         .collect();
     loop {
         for thread in &mut threads {
-            while thread.state == State::Running {
-                advance(world, thread)?;
+            for _ in 0..SLICE {
+                if thread.state == State::Running {
+                    advance(world, thread)?;
+                }
             }
+        }
+        // A thread may spin on what a later one writes: nobody is waited for before all have come to rest.
+        if threads.iter().any(|thread| thread.state == State::Running) {
+            continue;
         }
         if threads.iter().all(|thread| thread.state == State::Exited) {
             return Ok(());

@@ -11,11 +11,19 @@ pub(crate) struct Register {
     pub(crate) constraint: String,
 }
 
-/// Operands and results worked out by hand, as `name=value` or `name@lane=value`.
+/// `name=value` for every lane, or `name@lane=value` for one.
+#[derive(Clone, Debug)]
+pub(crate) struct Assignment {
+    pub(crate) name: String,
+    pub(crate) lane: Option<usize>,
+    pub(crate) value: String,
+}
+
+/// Operands and results worked out by hand. Operands that are not named are zero.
 #[derive(Clone, Debug)]
 pub(crate) struct Expectation {
-    pub(crate) inputs: Vec<(String, String)>,
-    pub(crate) outputs: Vec<(String, Option<usize>, String)>,
+    pub(crate) inputs: Vec<Assignment>,
+    pub(crate) outputs: Vec<Assignment>,
     pub(crate) line: usize,
 }
 
@@ -162,16 +170,17 @@ fn registers(list: &str, line: usize) -> Vec<Register> {
 
 fn expectation(body: &str, line: usize) -> Expectation {
     let (inputs, outputs) = body.split_once("->").unwrap_or_else(|| panic!("line {line}: `expect` lacks `->`"));
-    let pair = |item: &str| {
+    let assignment = |item: &str| {
         let (name, value) = item.split_once('=').unwrap_or_else(|| panic!("line {line}: `{item}` lacks `=`"));
-        (name.to_owned(), value.to_owned())
+        let (name, lane) = match name.split_once('@') {
+            Some((name, lane)) => (name, Some(lane.parse().expect("a lane is a number"))),
+            None => (name, None),
+        };
+        Assignment { name: name.to_owned(), lane, value: value.to_owned() }
     };
-    let outputs = outputs.split_whitespace().map(|item| {
-        let (name, value) = pair(item);
-        match name.split_once('@') {
-            Some((name, lane)) => (name.to_owned(), Some(lane.parse().expect("a lane is a number")), value),
-            None => (name, None, value),
-        }
-    });
-    Expectation { inputs: inputs.split_whitespace().map(pair).collect(), outputs: outputs.collect(), line }
+    Expectation {
+        inputs: inputs.split_whitespace().map(assignment).collect(),
+        outputs: outputs.split_whitespace().map(assignment).collect(),
+        line,
+    }
 }

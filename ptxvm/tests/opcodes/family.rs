@@ -104,10 +104,11 @@ fn expected_records(variant: &Variant) -> Vec<u8> {
     for thread in 0..threads {
         let expectation = &variant.expectations[thread / each % variant.expectations.len()];
         for (index, register) in variant.inputs.iter().enumerate() {
-            let text = expectation.inputs.iter().find(|(name, _)| *name == register.name);
-            let text = text.map_or("0", |(_, value)| value.as_str());
-            let text = if text == "0" { "0x0" } else { text };
-            let value = written(text, register.ty, thread % THREADS, expectation.line);
+            let lane = thread % THREADS;
+            let mut given = expectation.inputs.iter().filter(|given| given.name == register.name);
+            let here = given.find(|given| given.lane.is_none_or(|only| only == lane));
+            let text = here.map_or("0x0", |given| given.value.as_str());
+            let value = written(text, register.ty, lane, expectation.line);
             put(&mut records, thread * record + index * SLOT, value);
         }
     }
@@ -176,7 +177,7 @@ fn compare_expectation(
     thread: &[u8],
 ) -> Vec<String> {
     let mut failures = Vec::new();
-    for (name, only_lane, text) in &expectation.outputs {
+    for case::Assignment { name, lane: only_lane, value: text } in &expectation.outputs {
         if only_lane.is_some_and(|only| only != lane) {
             continue;
         }

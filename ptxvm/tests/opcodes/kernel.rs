@@ -46,15 +46,15 @@ pub(crate) fn text(variant: &Variant, name: &str) -> String {
 fn kernel(text: &mut String, variant: &Variant, name: &str) -> std::fmt::Result {
     let record = record_bytes(variant);
     writeln!(text, ".visible .entry {name}(.param .u64 {name}_records)\n{{")?;
-    writeln!(text, "    .reg .b64 %records, %record, %scratch;\n    .reg .b32 %lane, %block, %threads, %index, %truth;")?;
+    writeln!(text, "    .reg .b64 %records, %record, %scratch;\n    .reg .b32 %lane, %block, %threads, %thread, %truth;")?;
     writeln!(text, "    .reg .pred %taken;")?;
     for register in variant.inputs.iter().chain(&variant.outputs) {
         writeln!(text, "    .reg .{} %{};", register_type(register.ty), register.name)?;
     }
     writeln!(text, "    ld.param.u64 %records, [{name}_records];\n    cvta.to.global.u64 %records, %records;")?;
     writeln!(text, "    mov.u32 %lane, %tid.x;\n    mov.u32 %block, %ctaid.x;\n    mov.u32 %threads, %ntid.x;")?;
-    writeln!(text, "    mad.lo.u32 %index, %block, %threads, %lane;")?;
-    writeln!(text, "    mad.wide.u32 %record, %index, {record}, %records;")?;
+    writeln!(text, "    mad.lo.u32 %thread, %block, %threads, %lane;")?;
+    writeln!(text, "    mad.wide.u32 %record, %thread, {record}, %records;")?;
     writeln!(text, "    add.u64 %scratch, %record, {};", scratch_offset(variant))?;
     for (index, register) in variant.inputs.iter().enumerate() {
         let offset = index * SLOT;
