@@ -17,6 +17,8 @@
 //! Expectations are worked out by hand from the manual and hold for the oracle and the virtual machine alike. Random and
 //! special operands then go through both, and what they leave is compared lane by lane.
 
+#[path = "opcodes/assembler.rs"]
+mod assembler;
 #[path = "opcodes/case.rs"]
 mod case;
 #[path = "opcodes/family.rs"]
@@ -27,6 +29,8 @@ mod judge;
 mod kernel;
 #[path = "opcodes/operands.rs"]
 mod operands;
+#[path = "opcodes/random.rs"]
+mod random;
 #[path = "opcodes/vm.rs"]
 mod vm;
 
@@ -72,7 +76,7 @@ fn table_of_families() {
 /// NVIDIA's own assembler says whether the text of the tests is PTX. Skipped where it has not been fetched.
 #[test]
 fn every_kernel_is_accepted_by_ptxas() {
-    let Some(ptxas) = family::find_ptxas() else {
+    let Some(ptxas) = assembler::find() else {
         println!("skipped: no ptxas (cargo xtask deps fetches it)");
         return;
     };

@@ -39,11 +39,7 @@ pub(crate) fn evaluate(opcode: &str, modifiers: &Modifiers, arguments: &[u128]) 
 fn shift_right(ty: Type, a: u128, amount: u128) -> u128 {
     let bits = ty.bits();
     let amount = amount.min(u128::from(bits));
-    if ty.is_signed() {
-        low((signed(a, bits) >> amount) as u128, bits)
-    } else {
-        low(a, bits) >> amount
-    }
+    if ty.is_signed() { low((signed(a, bits) >> amount) as u128, bits) } else { low(a, bits) >> amount }
 }
 
 fn funnel(modifiers: &Modifiers, a: u128, b: u128, c: u128) -> Option<u128> {
@@ -139,23 +135,22 @@ fn permute(modifiers: &Modifiers, a: u128, b: u128, c: u128) -> u128 {
     let byte = |index: usize| low(source >> (8 * index), 8);
     let low_bits = (c & 3) as usize;
     // Bytes 3, 2, 1, 0 of the result for each value of the two low bits of c, as the manual's table lists them.
-    let table: [[usize; 4]; 4] =
-        match modifiers.first_of(&["f4e", "b4e", "rc8", "ecl", "ecr", "rc16"]) {
-            Some("f4e") => [[3, 2, 1, 0], [4, 3, 2, 1], [5, 4, 3, 2], [6, 5, 4, 3]],
-            Some("b4e") => [[5, 6, 7, 0], [6, 7, 0, 1], [7, 0, 1, 2], [0, 1, 2, 3]],
-            Some("rc8") => [[0; 4], [1; 4], [2; 4], [3; 4]],
-            Some("ecl") => [[3, 2, 1, 0], [3, 2, 1, 1], [3, 2, 2, 2], [3, 3, 3, 3]],
-            Some("ecr") => [[0, 0, 0, 0], [1, 1, 1, 0], [2, 2, 1, 0], [3, 2, 1, 0]],
-            Some(_) => [[1, 0, 1, 0], [3, 2, 3, 2], [1, 0, 1, 0], [3, 2, 3, 2]],
-            None => {
-                return (0..4).fold(0, |result, target| {
-                    let selection = c >> (4 * target) & 0xf;
-                    let value = byte((selection & 7) as usize);
-                    let value = if selection & 8 != 0 { 0xff * (value >> 7) } else { value };
-                    result | value << (8 * target)
-                });
-            }
-        };
+    let table: [[usize; 4]; 4] = match modifiers.first_of(&["f4e", "b4e", "rc8", "ecl", "ecr", "rc16"]) {
+        Some("f4e") => [[3, 2, 1, 0], [4, 3, 2, 1], [5, 4, 3, 2], [6, 5, 4, 3]],
+        Some("b4e") => [[5, 6, 7, 0], [6, 7, 0, 1], [7, 0, 1, 2], [0, 1, 2, 3]],
+        Some("rc8") => [[0; 4], [1; 4], [2; 4], [3; 4]],
+        Some("ecl") => [[3, 2, 1, 0], [3, 2, 1, 1], [3, 2, 2, 2], [3, 3, 3, 3]],
+        Some("ecr") => [[0, 0, 0, 0], [1, 1, 1, 0], [2, 2, 1, 0], [3, 2, 1, 0]],
+        Some(_) => [[1, 0, 1, 0], [3, 2, 3, 2], [1, 0, 1, 0], [3, 2, 3, 2]],
+        None => {
+            return (0..4).fold(0, |result, target| {
+                let selection = c >> (4 * target) & 0xf;
+                let value = byte((selection & 7) as usize);
+                let value = if selection & 8 != 0 { 0xff * (value >> 7) } else { value };
+                result | value << (8 * target)
+            });
+        }
+    };
     table[low_bits].iter().fold(0, |result, &index| result << 8 | byte(index))
 }
 

@@ -54,11 +54,8 @@ fn flushed_source(modifiers: &Modifiers, source: Format, pattern: u128) -> u128 
 
 fn to_float(modifiers: &Modifiers, target: Format, value: Value) -> u128 {
     let rounding = modifiers.rounding().unwrap_or(Rounding::NearestEven);
-    let value = if modifiers.first_of(&["rni", "rzi", "rmi", "rpi"]).is_some() {
-        value.to_integral(rounding)
-    } else {
-        value
-    };
+    let value =
+        if modifiers.first_of(&["rni", "rzi", "rmi", "rpi"]).is_some() { value.to_integral(rounding) } else { value };
     let pattern = if modifiers.has("satfinite") {
         target.encode_finite(&value, rounding)
     } else {

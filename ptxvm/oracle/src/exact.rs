@@ -171,12 +171,7 @@ impl Value {
                 let quotient = &numerator / &b.magnitude;
                 let sticky = &quotient * &b.magnitude != numerator;
                 let shift = i64::try_from(QUOTIENT_BITS + b.magnitude.bits()).expect("a shift below 2^63");
-                Self::Number(Exact {
-                    negative,
-                    magnitude: quotient,
-                    exponent: a.exponent - b.exponent - shift,
-                    sticky,
-                })
+                Self::Number(Exact { negative, magnitude: quotient, exponent: a.exponent - b.exponent - shift, sticky })
             }
         }
     }

@@ -89,11 +89,7 @@ fn label_of(world: &World<'_>, label: &str, instruction: &Instruction) -> Result
     known.ok_or_else(|| OracleError::UnknownName { name: label.to_owned(), line: instruction.line })
 }
 
-fn branch_by_index(
-    world: &mut World<'_>,
-    thread: &mut Thread,
-    instruction: &Instruction,
-) -> Result<(), OracleError> {
+fn branch_by_index(world: &mut World<'_>, thread: &mut Thread, instruction: &Instruction) -> Result<(), OracleError> {
     let [index, Operand::Name(list)] = instruction.operands.as_slice() else { return Err(unknown(instruction)) };
     let index = operand::read(world, thread, index, Type::U32, instruction.line)? as usize;
     let label = world.program.branch_targets.get(list).and_then(|labels| labels.get(index));
@@ -114,8 +110,7 @@ fn transfer(
     match target {
         Operand::Vector(parts) => {
             let width = ty.bits() / parts.len() as u32;
-            let values: Vec<u128> =
-                (0..parts.len() as u32).map(|index| low(value >> (index * width), width)).collect();
+            let values: Vec<u128> = (0..parts.len() as u32).map(|index| low(value >> (index * width), width)).collect();
             thread.write(world.program, target, &values);
         }
         _ => thread.write(world.program, target, &[low(value, ty.bits())]),

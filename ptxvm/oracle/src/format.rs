@@ -149,11 +149,7 @@ impl Format {
             Rounding::Down => number.negative,
             Rounding::Up => !number.negative,
         };
-        if to_infinity && self.has_infinity {
-            self.infinity(number.negative)
-        } else {
-            self.largest(number.negative)
-        }
+        if to_infinity && self.has_infinity { self.infinity(number.negative) } else { self.largest(number.negative) }
     }
 
     /// Rounds with `.satfinite`: infinities and what is too large become the largest number.

@@ -23,5 +23,8 @@ mod program;
 mod warp;
 mod wmma;
 
+#[cfg(test)]
+mod tests;
+
 pub use error::OracleError;
 pub use machine::run;

@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 
-use ptxvm::ptx::ast::{Instruction, Module, Operand};
+use ptxvm::ptx::ast::{Instruction, Module, Operand, Type};
 
 use crate::{
     error::OracleError,
     memory::{Memory, buffer_address},
+    operand,
     program::{Program, Step},
     warp,
 };
@@ -121,7 +122,7 @@ fn run_block(world: &mut World<'_>, block: u32, blocks: u32, count: u32) -> Resu
         if threads.iter().all(|thread| thread.state == State::Exited) {
             return Ok(());
         }
-        let mut progress = release_barrier(program, &mut threads);
+        let mut progress = release_barrier(world, &mut threads)?;
         for lanes in threads.chunks_mut(WARP) {
             progress |= warp::collective(world, lanes)?;
         }
@@ -156,20 +157,42 @@ fn advance(world: &mut World<'_>, thread: &mut Thread) -> Result<(), OracleError
     crate::execute::execute(world, thread, step)
 }
 
-/// Releases the barrier where every thread of the block that has not exited waits at one.
-fn release_barrier(program: &Program, threads: &mut [Thread]) -> bool {
+/// Releases the barrier where every thread of the block that has not exited waits at one, with the reduction of
+/// `bar.red` where it is one.
+fn release_barrier(world: &World<'_>, threads: &mut [Thread]) -> Result<bool, OracleError> {
+    let program = world.program;
     let at_barrier = |thread: &Thread| {
         let Step { instruction, modifiers } = &program.steps[thread.pc];
         matches!(instruction.opcode.as_str(), "bar" | "barrier") && !modifiers.has("warp")
     };
-    let everyone = threads.iter().all(|thread| thread.state == State::Exited || at_barrier(thread));
-    if everyone {
-        for thread in threads.iter_mut().filter(|thread| thread.state == State::Waiting) {
-            thread.pc += 1;
-            thread.state = State::Running;
+    if !threads.iter().all(|thread| thread.state == State::Exited || at_barrier(thread)) {
+        return Ok(false);
+    }
+    let waiting: Vec<usize> = (0..threads.len()).filter(|&index| threads[index].state == State::Waiting).collect();
+    let mut truths = Vec::new();
+    for &index in &waiting {
+        let Step { instruction, modifiers } = &program.steps[threads[index].pc];
+        if modifiers.has("red") {
+            let source = instruction.operands.last().ok_or_else(|| unknown(instruction))?;
+            let value = operand::read(world, &threads[index], source, Type::Pred, instruction.line)?;
+            truths.push(value & 1 == 1);
         }
     }
-    everyone
+    for index in waiting {
+        let thread = &mut threads[index];
+        let Step { instruction, modifiers } = &program.steps[thread.pc];
+        let result = match modifiers.first_of(&["popc", "and", "or"]) {
+            Some("popc") => truths.iter().filter(|&&truth| truth).count() as u128,
+            Some("and") => u128::from(truths.iter().all(|&truth| truth)),
+            _ => u128::from(truths.iter().any(|&truth| truth)),
+        };
+        if modifiers.has("red") {
+            thread.write(program, &instruction.operands[0], &[result]);
+        }
+        thread.pc += 1;
+        thread.state = State::Running;
+    }
+    Ok(true)
 }
 
 impl Thread {

@@ -99,7 +99,13 @@ pub(crate) fn registers(
     line: u32,
 ) -> Result<Vec<Vec<u128>>, OracleError> {
     let parts = if let Operand::Vector(parts) = operand { parts.as_slice() } else { std::slice::from_ref(operand) };
-    let word = if ty == Type::F64 { Type::F64 } else if ty == Type::F32 { Type::F32 } else { Type::B32 };
+    let word = if ty == Type::F64 {
+        Type::F64
+    } else if ty == Type::F32 {
+        Type::F32
+    } else {
+        Type::B32
+    };
     lanes
         .iter()
         .map(|thread| parts.iter().map(|part| operand::read(world, thread, part, word, line)).collect())

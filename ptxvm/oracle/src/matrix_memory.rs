@@ -62,7 +62,8 @@ pub(crate) fn execute(
             Ok(())
         }
         ("stmatrix", [Operand::Address(address), source]) => {
-            let parts = if let Operand::Vector(parts) = source { parts.as_slice() } else { std::slice::from_ref(source) };
+            let parts =
+                if let Operand::Vector(parts) = source { parts.as_slice() } else { std::slice::from_ref(source) };
             let rows = row_addresses(world, lanes, address, modifiers, parts.len(), line)?;
             for (lane, thread) in lanes.iter_mut().enumerate() {
                 for (matrix, part) in parts.iter().enumerate() {

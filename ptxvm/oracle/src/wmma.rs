@@ -48,7 +48,14 @@ fn collect(fragments: &[Vec<u128>], ty: Type, rows: usize, columns: usize) -> Ma
     matrix
 }
 
-fn distribute(world: &World<'_>, lanes: &mut [Thread], target: &Operand, ty: Type, matrix: &Matrix, extent: (usize, usize)) {
+fn distribute(
+    world: &World<'_>,
+    lanes: &mut [Thread],
+    target: &Operand,
+    ty: Type,
+    matrix: &Matrix,
+    extent: (usize, usize),
+) {
     let (rows, columns) = extent;
     let share = rows * columns / WARP;
     for (lane, thread) in lanes.iter_mut().enumerate() {
@@ -129,10 +136,10 @@ fn multiply(
 ) -> Result<(), OracleError> {
     let fail = || unknown(instruction);
     let [target, a, b, c] = instruction.operands.as_slice() else { return Err(fail()) };
-    let types = match modifiers.types.as_slice() {
+    let types = match *modifiers.types.as_slice() {
         // Products of f16 name the types of d and c only.
-        &[d, c] => [d, Type::F16, Type::F16, c],
-        &[d, a, b, c] => [d, a, b, c],
+        [d, c] => [d, Type::F16, Type::F16, c],
+        [d, a, b, c] => [d, a, b, c],
         _ => return Err(fail()),
     };
     let shape = shape_of(modifiers).ok_or_else(fail)?;

@@ -1,19 +1,16 @@
 //! A family's file, executed.
 
-use std::{
-    collections::BTreeMap,
-    fmt::Write,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{collections::BTreeMap, fmt::Write, path::Path};
 
 use ptxvm::ptx;
 
 use crate::{
+    assembler,
     case::{self, Expectation, Variant},
     judge::Rule,
     kernel::{self, SCRATCH, SLOT},
-    operands::{Random, draw, masked, written},
+    operands::{draw, masked, written},
+    random::Random,
     vm::run_on_vm,
 };
 
@@ -21,6 +18,8 @@ use crate::{
 const THREADS: usize = 32;
 /// Blocks of random operands for each variant.
 const BLOCKS: usize = 8;
+/// The same for products of matrices, where a block is a whole matrix of operands and the oracle takes its time.
+const MATRIX_BLOCKS: usize = 2;
 /// Failures of one variant that are spelled out.
 const SHOWN: usize = 3;
 
@@ -115,10 +114,15 @@ fn expected_records(variant: &Variant) -> Vec<u8> {
     records
 }
 
+/// Blocks of random operands for a variant.
+fn blocks(variant: &Variant) -> usize {
+    if variant.code.iter().any(|line| line.contains("mma.")) { MATRIX_BLOCKS } else { BLOCKS }
+}
+
 fn random_records(variant: &Variant, seed: u64) -> Vec<u8> {
     let record = kernel::record_bytes(variant);
     let mut random = Random(seed);
-    let mut records = vec![0; BLOCKS * THREADS * record];
+    let mut records = vec![0; blocks(variant) * THREADS * record];
     for thread in records.chunks_mut(record) {
         for (index, register) in variant.inputs.iter().enumerate() {
             put(thread, index * SLOT, draw(&mut random, register.ty, &register.constraint));
@@ -149,9 +153,11 @@ fn stored_bits(ty: ptx::ast::Type) -> u32 {
 }
 
 fn inputs_of(variant: &Variant, record: &[u8]) -> String {
-    let values = variant.inputs.iter().enumerate().map(|(index, register)| {
-        format!("{}={:#x}", register.name, get(record, index * SLOT, register.ty.bits()))
-    });
+    let values = variant
+        .inputs
+        .iter()
+        .enumerate()
+        .map(|(index, register)| format!("{}={:#x}", register.name, get(record, index * SLOT, register.ty.bits())));
     values.collect::<Vec<String>>().join(" ")
 }
 
@@ -232,12 +238,14 @@ fn compare_records(variant: &Variant, rule: &Rule, by_vm: &[u8], by_oracle: &[u8
 
 /// Cases, instructions, expectations and operand sets of every family.
 pub(crate) fn table(families: &[(&str, &str)]) -> String {
-    let mut text = format!("{:<16}{:>7}{:>14}{:>14}{:>14}\n", "family", "cases", "instructions", "expectations", "operand sets");
+    let mut text =
+        format!("{:<16}{:>7}{:>14}{:>14}{:>14}\n", "family", "cases", "instructions", "expectations", "operand sets");
     let mut totals = [0; 4];
     for (name, source) in families {
         let (cases, variants) = case::parse(source);
         let expectations = variants.iter().map(|variant| variant.expectations.len()).sum();
-        let row = [cases, variants.len(), expectations, variants.len() * BLOCKS * THREADS];
+        let sets = variants.iter().map(|variant| blocks(variant) * THREADS).sum();
+        let row = [cases, variants.len(), expectations, sets];
         for (total, value) in totals.iter_mut().zip(row) {
             *total += value;
         }
@@ -247,15 +255,6 @@ pub(crate) fn table(families: &[(&str, &str)]) -> String {
     writeln!(text, "{:<16}{:>7}{:>14}{:>14}{:>14}", "all", totals[0], totals[1], totals[2], totals[3])
         .expect("writing to a string cannot fail");
     text
-}
-
-/// `PTXVM_PTXAS`, or the one among the fetched dependencies.
-pub(crate) fn find_ptxas() -> Option<PathBuf> {
-    if let Some(path) = std::env::var_os("PTXVM_PTXAS") {
-        return Some(PathBuf::from(path));
-    }
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-    manifest.ancestors().map(|folder| folder.join(".deps/cuda-tools/bin/ptxas")).find(|path| path.is_file())
 }
 
 /// Assembles the kernels of a family, all of one target at once.
@@ -274,20 +273,7 @@ pub(crate) fn assemble(ptxas: &Path, name: &str, text: &str) {
     let mut refused = String::new();
     for (target, (declarations, kernels)) in modules {
         let module = format!("{}{}\n{kernels}", kernel::header(target), declarations.join("\n"));
-        let path = std::env::temp_dir().join(format!("ptxvm-{}-{name}-{target}.ptx", std::process::id()));
-        std::fs::write(&path, &module).expect("the folder for temporary files is writable");
-        let arch = format!("-arch={target}");
-        let output = Command::new(ptxas).arg(arch).arg("-O0").arg(&path).args(["-o", "/dev/null"]).output();
-        let output = output.expect("ptxas starts");
-        std::fs::remove_file(&path).expect("the file just written can be removed");
-        if !output.status.success() {
-            for message in String::from_utf8_lossy(&output.stderr).lines().take(40) {
-                let line = message.split("line ").nth(1).and_then(|rest| rest.split(';').next()?.parse::<usize>().ok());
-                let quoted = line.and_then(|line| module.lines().nth(line - 1)).unwrap_or("").trim();
-                let message = message.split("; ").nth(1).unwrap_or(message);
-                writeln!(refused, "{target}: `{quoted}`: {message}").expect("writing to a string cannot fail");
-            }
-        }
+        refused.push_str(&assembler::refusals(ptxas, target, name, &module));
     }
     assert!(refused.is_empty(), "{name}: ptxas refuses\n{refused}");
 }

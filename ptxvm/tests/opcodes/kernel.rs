@@ -46,7 +46,10 @@ pub(crate) fn text(variant: &Variant, name: &str) -> String {
 fn kernel(text: &mut String, variant: &Variant, name: &str) -> std::fmt::Result {
     let record = record_bytes(variant);
     writeln!(text, ".visible .entry {name}(.param .u64 {name}_records)\n{{")?;
-    writeln!(text, "    .reg .b64 %records, %record, %scratch;\n    .reg .b32 %lane, %block, %threads, %thread, %truth;")?;
+    writeln!(
+        text,
+        "    .reg .b64 %records, %record, %scratch;\n    .reg .b32 %lane, %block, %threads, %thread, %truth;"
+    )?;
     writeln!(text, "    .reg .pred %taken;")?;
     for register in variant.inputs.iter().chain(&variant.outputs) {
         writeln!(text, "    .reg .{} %{};", register_type(register.ty), register.name)?;
@@ -64,7 +67,11 @@ fn kernel(text: &mut String, variant: &Variant, name: &str) -> std::fmt::Result 
                 writeln!(text, "    ld.global.u32 %truth, [%record+{offset}];\n    setp.ne.u32 %{name}, %truth, 0;")?;
             }
             8 if register.ty.is_signed() => writeln!(text, "    ld.global.s8 %{name}, [%record+{offset}];")?,
-            bits => writeln!(text, "    ld.global.{}{bits} %{name}, [%record+{offset}];", if bits == 8 { "u" } else { "b" })?,
+            bits => writeln!(
+                text,
+                "    ld.global.{}{bits} %{name}, [%record+{offset}];",
+                if bits == 8 { "u" } else { "b" }
+            )?,
         }
     }
     writeln!(text, "    {{")?;

@@ -2,27 +2,7 @@
 
 use ptxvm::ptx::ast::Type;
 
-/// A small seeded generator (splitmix64).
-#[derive(Clone, Debug)]
-pub(crate) struct Random(pub(crate) u64);
-
-impl Random {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ mixed >> 31
-    }
-
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
-    }
-}
+use crate::random::Random;
 
 /// Exponent and fraction bits of a floating-point type, and how many stand side by side.
 pub(crate) fn float_layout(ty: Type) -> Option<(u32, u32, u32)> {
@@ -47,9 +27,8 @@ pub(crate) fn float_layout(ty: Type) -> Option<(u32, u32, u32)> {
 pub(crate) fn draw(random: &mut Random, ty: Type, constraint: &str) -> u64 {
     if let Some((exponent, fraction, count)) = float_layout(ty) {
         let width = 1 + exponent + fraction;
-        return (0..count).fold(0, |packed, index| {
-            packed | draw_float(random, exponent, fraction, constraint) << (index * width)
-        });
+        return (0..count)
+            .fold(0, |packed, index| packed | draw_float(random, exponent, fraction, constraint) << (index * width));
     }
     if ty == Type::Pred {
         return random.below(2);
@@ -75,6 +54,11 @@ fn range<T: std::str::FromStr>(constraint: &str) -> Option<(T, T)> {
     Some((low.parse().ok()?, high.parse().ok()?))
 }
 
+/// From 0 up to but not including 1.
+fn unit(random: &mut Random) -> f64 {
+    (random.next() >> 11) as f64 / (1u64 << 53) as f64
+}
+
 fn draw_integer(random: &mut Random, bits: u32) -> u64 {
     let half = 1u64 << (bits - 1);
     match random.below(8) {
@@ -95,7 +79,7 @@ fn draw_float(random: &mut Random, exponent_bits: u32, fraction_bits: u32, const
     let sign = random.below(2) << (exponent_bits + fraction_bits);
     let join = |field: u64, fraction: u64| sign | field << fraction_bits | fraction & fractions;
     if let Some((low, high)) = range::<f64>(constraint) {
-        return encode(low + random.unit() * (high - low), exponent_bits, fraction_bits);
+        return encode(low + unit(random) * (high - low), exponent_bits, fraction_bits);
     }
     match constraint {
         "small" => return encode(random.below(9) as f64 - 4.0, exponent_bits, fraction_bits),
