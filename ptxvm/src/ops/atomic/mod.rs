@@ -2,8 +2,6 @@
 
 mod cell;
 mod run;
-#[cfg(test)]
-mod tests;
 
 use super::memory::{
     AccessOp, cache_policy, op_space, register_address, take_hints, take_scope, take_space,

@@ -6,8 +6,6 @@ mod load;
 mod rows;
 mod slow;
 mod store;
-#[cfg(test)]
-mod tests;
 
 pub(crate) use layout::{Layout, Pointers};
 pub(crate) use slow::pointers_of;
