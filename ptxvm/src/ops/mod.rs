@@ -2,10 +2,14 @@
 
 mod arithmetic_table;
 pub(crate) mod async_copy;
+mod atomic;
 mod barrier;
+mod cache;
 mod call;
 pub(crate) mod control;
+mod fence;
 mod matrix;
+mod memory;
 mod memory_table;
 pub(crate) mod special;
 mod system;
