@@ -6,7 +6,10 @@ use super::{
 };
 use crate::{
     machine::op::{Exec, map1, map2, test2},
-    program::{Builder, CompileError, Modifiers},
+    program::{
+        CompileError,
+        builder::{Builder, Modifiers},
+    },
     ptx::ast::{Instruction, Type},
 };
 

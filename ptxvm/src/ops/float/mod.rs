@@ -8,7 +8,10 @@ pub(crate) mod stages;
 
 use crate::{
     machine::op::{Exec, map1, map2, map3},
-    program::{Builder, CompileError, Modifiers},
+    program::{
+        CompileError,
+        builder::{Builder, Modifiers},
+    },
     ptx::ast::{Instruction, Operand, Type},
 };
 use rounding::*;

@@ -2,7 +2,7 @@
 
 use crate::{
     machine::op::{Exec, Slot},
-    program::{Builder, CompileError},
+    program::{CompileError, builder::Builder},
     ptx::ast::{Instruction, Operand, Type},
 };
 
