@@ -1,0 +1,5 @@
+//! The CUDA driver API.
+mod engine;
+mod entry;
+mod log;
+mod status;
