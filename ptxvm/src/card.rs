@@ -286,7 +286,7 @@ static ATTRIBUTES: &[(u32, Attribute)] = &[
     (99, Fixed(1)),                                    // HOST_REGISTER_SUPPORTED
     (100, Fixed(0)),                                   // PAGEABLE_MEMORY_ACCESS_USES_HOST_PAGE_TABLES
     (101, Fixed(0)),                                   // DIRECT_MANAGED_MEM_ACCESS_FROM_HOST
-    (102, Fixed(1)),                                   // VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED
+    (102, Fixed(0)),                                   // VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED: not modelled
     (103, Fixed(0)),                                   // HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED
     (104, Fixed(0)),                                   // HANDLE_TYPE_WIN32_HANDLE_SUPPORTED
     (105, Fixed(0)),                                   // HANDLE_TYPE_WIN32_KMT_HANDLE_SUPPORTED

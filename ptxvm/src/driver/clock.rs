@@ -7,6 +7,7 @@
 
 use crate::machine::Order;
 use crate::settings::settings;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -44,7 +45,7 @@ impl Clock {
 
     /// The order of what happens at `time` of `timeline` with this clock.
     pub(super) fn order(&self, timeline: u64, time: u64) -> Order {
-        Order { clock: Arc::clone(&self.0), timeline, time }
+        Order { before: Arc::clone(&self.0), timeline, time }
     }
 }
 
@@ -52,6 +53,23 @@ impl Clock {
 pub(super) fn new_timeline() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(HOST + 1);
     NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<Order>> = const { RefCell::new(None) };
+}
+
+/// Runs `work` as something that happens at `order`; what memory tells its watcher from inside is of that order.
+pub(super) fn happening_at<T>(order: Order, work: impl FnOnce() -> T) -> T {
+    let before = CURRENT.replace(Some(order));
+    let result = work();
+    CURRENT.set(before);
+    result
+}
+
+/// Where the copy, fill or free that this thread is at stands among everything else; none outside those.
+pub(crate) fn current_order() -> Option<Order> {
+    CURRENT.with_borrow(Clone::clone)
 }
 
 #[cfg(test)]

@@ -17,7 +17,6 @@ use super::status::{Outcome, Status};
 use super::stream::Stream;
 use super::types::Handle;
 use super::user_object::UserObject;
-use super::virtual_memory::{Physical, Reservation};
 use crate::card::Card;
 use crate::machine::Order;
 use crate::settings::settings;
@@ -41,7 +40,6 @@ pub(super) enum Kind {
     Executable,
     Pool,
     UserObject,
-    Physical,
 }
 
 #[derive(Default)]
@@ -67,8 +65,6 @@ pub(super) struct State {
     pub(super) user_objects: HashMap<Handle, UserObject>,
     /// Memory by its first address.
     pub(super) buffers: BTreeMap<u64, Buffer>,
-    pub(super) physical: HashMap<Handle, Physical>,
-    pub(super) reservations: BTreeMap<u64, Reservation>,
     /// What happens before the next call of the host.
     pub(super) clock: Clock,
     time: u64,
