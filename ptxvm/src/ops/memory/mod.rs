@@ -7,7 +7,7 @@ mod rows;
 mod slow;
 mod store;
 
-pub(crate) use layout::{Layout, Pointers};
+
 pub(crate) use slow::pointers_of;
 
 use crate::{
