@@ -9,7 +9,7 @@ use crate::settings::settings;
 use std::ffi::c_char;
 
 entries! { list:
-    always fn cuInit(flags: u32) {
+    [always] fn cuInit(flags: u32) {
         if flags != 0 {
             return Err(Status::InvalidValue.because("cuInit takes no flags"));
         }
@@ -24,7 +24,7 @@ entries! { list:
         Ok(())
     }
 
-    always fn cuDriverGetVersion(version: Out<i32>) {
+    [always] fn cuDriverGetVersion(version: Out<i32>) {
         version.set("driverVersion", settings().driver_version.cast_signed())
     }
 

@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Defines functions of the C interface and a list of them for `cuGetProcAddress`.
 ///
-/// `fn name(…) { … }` needs `cuInit` first, `always fn` does not. `fn name | per_thread(…)` also defines the variant
+/// `fn name(…) { … }` needs `cuInit` first, `[always] fn` does not. `fn name | per_thread(…)` also defines the variant
 /// whose NULL stream is the thread's own. The body is a block of type [`Outcome`].
 macro_rules! entries {
-    ($list:ident: $($(#[$meta:meta])* $($always:ident)? fn $name:ident $(| $per_thread:ident)? ($($argument:ident: $type:ty),* $(,)?) $body:block)*) => {
+    ($list:ident: $($(#[$meta:meta])* $([$always:ident])? fn $name:ident $(| $per_thread:ident)? ($($argument:ident: $type:ty),* $(,)?) $body:block)*) => {
         $(
             $(#[$meta])*
             #[allow(non_snake_case, clippy::too_many_arguments, reason = "the name and arguments are the driver API's")]
