@@ -175,10 +175,14 @@ pub(super) fn ptx_of(image: &impl Image, card: &Card) -> Outcome<String> {
             let text = image.text()?;
             let start = text.trim_start();
             if start.starts_with('.') || start.starts_with("//") || start.starts_with("/*") {
-                Ok(text)
-            } else {
-                Err(invalid("the image is neither PTX, nor a fat binary, nor a cubin"))
+                return Ok(text);
             }
+            let beginning: String = start.chars().take(40).collect();
+            if beginning.is_empty() || beginning.contains(|c: char| c.is_control() && !c.is_whitespace() || c == '\u{fffd}') {
+                return Err(invalid("the image is neither PTX, nor a fat binary, nor a cubin"));
+            }
+            // A driver takes any text for PTX.
+            Err(Status::InvalidPtx.because(format!("'{beginning}' is not how PTX begins; expected .version")))
         }
     }
 }

@@ -84,13 +84,15 @@ impl Operation {
                 let free = move || super::memory::free_now(base, order);
                 return (None, Work::Always(Box::new(move |_| free())));
             }
-            Operation::Host { function, data } => Box::new(move || {
-                if let Some(function) = function {
-                    // SAFETY: the caller promised that the function can be called with this data.
-                    unsafe { function(data as Opaque) };
-                }
-                Ok(())
-            }),
+            Operation::Host { function, data } => {
+                let call = move || {
+                    if let Some(function) = function {
+                        // SAFETY: the caller promised that the function can be called with this data.
+                        unsafe { function(data as Opaque) };
+                    }
+                };
+                return (None, Work::Host(Box::new(call)));
+            }
             Operation::Values(values) => return values.first().map_or((None, nothing()), |value| value_work(*value)),
             Operation::Empty
             | Operation::Graph(_)

@@ -5,6 +5,7 @@ use super::entry::{Out, entries};
 use super::state::{card, known, lock};
 use super::status::{Outcome, Status};
 use super::types::Handle;
+use crate::memory::Memory;
 
 /// The primary context of a device.
 #[derive(Default)]
@@ -29,16 +30,19 @@ entries! { list:
         if !context.peers.insert(peer) {
             return Err(Status::PeerAccessAlreadyEnabled.because(format!("from {current:#x} to {peer:#x}")));
         }
+        Memory::global().set_peer_access(context.device, peer_device, true);
         Ok(())
     }
 
     fn cuCtxDisablePeerAccess(peer: Handle) {
         let mut state = lock();
         let current = state.usable()?;
-        state.context(peer)?;
-        if !state.context(current)?.peers.remove(&peer) {
+        let peer_device = state.context(peer)?.device;
+        let context = state.context(current)?;
+        if !context.peers.remove(&peer) {
             return Err(Status::PeerAccessNotEnabled.because(format!("from {current:#x} to {peer:#x}")));
         }
+        Memory::global().set_peer_access(context.device, peer_device, false);
         Ok(())
     }
 
