@@ -34,6 +34,8 @@ pub struct Fault {
     pub finding: &'static str,
     /// What happened, in a sentence.
     pub message: String,
+    /// The lane concerned; `None`: the lowest of the operation's.
+    pub lane: Option<u32>,
     /// Kernel, PTX line, source line, block, thread; filled by the run loop.
     pub place: Option<Place>,
 }
@@ -60,7 +62,13 @@ pub struct Place {
 impl Fault {
     /// A fault not yet placed.
     pub fn new(kind: FaultKind, finding: &'static str, message: impl Into<String>) -> Self {
-        Self { kind, finding, message: message.into(), place: None }
+        Self { kind, finding, message: message.into(), lane: None, place: None }
+    }
+
+    /// The same fault, in a lane that is known.
+    pub fn in_lane(mut self, lane: usize) -> Self {
+        self.lane = Some(lane as u32);
+        self
     }
 }
 

@@ -99,6 +99,8 @@ pub struct Warp {
     pub(crate) resume: Option<u32>,
     /// Signs that the warp waits for others by asking again and again (atomics, volatile loads, `nanosleep`).
     pub(crate) spinning: u32,
+    /// Slices in a row that were spent waiting.
+    pub(crate) spun_slices: u32,
     /// Lanes that have not exited.
     pub(crate) live: u32,
     /// Lanes that exist: not all in the last warp of a block whose size is no multiple of 32.

@@ -4,6 +4,7 @@
 use super::{CompileError, Constant, draft::*, symbols::*};
 use crate::{
     machine::op::{NO_SLOT, Op, Slot},
+    ops::special::Special,
     ptx::ast::{Address, AddressBase, Float, Instruction, Operand, Space, Type},
 };
 use std::collections::HashMap;
@@ -21,19 +22,19 @@ pub(crate) enum Place {
 
 /// The function being compiled.
 pub(crate) struct Builder<'a> {
-    pub(super) module: &'a ModuleSymbols,
-    pub(super) is_kernel: bool,
-    pub(super) function: &'a str,
-    pub(super) scopes: Vec<HashMap<String, Symbol>>,
-    pub(super) values: Vec<Value>,
-    pub(super) constants: HashMap<(Class, Constant), Slot>,
-    pub(super) drafts: Vec<Draft>,
-    pub(super) labels: u32,
-    pub(super) local_bytes: u32,
-    pub(super) param_bytes: u32,
-    pub(super) instructions: Vec<super::InstructionInfo>,
-    pub(super) calls: Vec<super::CallSite>,
-    pub(super) tables: Vec<Vec<Label>>,
+    pub(crate) module: &'a ModuleSymbols,
+    pub(crate) is_kernel: bool,
+    pub(crate) function: &'a str,
+    pub(crate) scopes: Vec<HashMap<String, Symbol>>,
+    pub(crate) values: Vec<Value>,
+    pub(crate) constants: HashMap<(Class, Constant), Slot>,
+    pub(crate) drafts: Vec<Draft>,
+    pub(crate) labels: u32,
+    pub(crate) local_bytes: u32,
+    pub(crate) instructions: Vec<super::InstructionInfo>,
+    pub(crate) calls: Vec<super::CallSite>,
+    pub(crate) tables: Vec<Vec<Label>>,
+    carry: Option<Slot>,
     reads: Vec<Slot>,
     writes: Vec<Slot>,
 }
@@ -50,10 +51,10 @@ impl<'a> Builder<'a> {
             drafts: Vec::new(),
             labels: 0,
             local_bytes: 0,
-            param_bytes: 0,
             instructions: Vec::new(),
             calls: Vec::new(),
             tables: Vec::new(),
+            carry: None,
             reads: Vec::new(),
             writes: Vec::new(),
         }
@@ -94,15 +95,15 @@ impl<'a> Builder<'a> {
         self.module.target
     }
 
-    pub(super) fn lookup(&self, name: &str) -> Option<&Symbol> {
+    pub(crate) fn lookup(&self, name: &str) -> Option<&Symbol> {
         self.scopes.iter().rev().find_map(|scope| scope.get(name)).or_else(|| self.module.names.get(name))
     }
 
-    pub(super) fn symbol(&self, instruction: &Instruction, name: &str) -> Result<Symbol, CompileError> {
+    pub(crate) fn symbol(&self, instruction: &Instruction, name: &str) -> Result<Symbol, CompileError> {
         self.lookup(name).cloned().ok_or_else(|| self.error(instruction, format!("`{name}` is not declared")))
     }
 
-    pub(super) fn new_value(&mut self, class: Class) -> Slot {
+    pub(crate) fn new_value(&mut self, class: Class) -> Slot {
         self.values.push(Value { class, constant: None });
         (self.values.len() - 1) as Slot
     }
@@ -131,6 +132,16 @@ impl<'a> Builder<'a> {
         self.values.push(Value { class, constant: Some(constant) });
         let slot = (self.values.len() - 1) as Slot;
         self.constants.insert((class, constant), slot);
+        slot
+    }
+
+    /// The condition code of `add.cc` and its kin: one predicate per function.
+    pub(crate) fn carry(&mut self) -> Slot {
+        if let Some(slot) = self.carry {
+            return slot;
+        }
+        let slot = self.new_value(Class::Predicate);
+        self.carry = Some(slot);
         slot
     }
 
@@ -165,6 +176,11 @@ impl<'a> Builder<'a> {
 
     fn source(&mut self, i: &Instruction, operand: &Operand, ty: Type) -> Result<(Slot, Type), CompileError> {
         let wants_float = |b: &Self| b.error(i, format!("a floating-point constant where .{ty} is wanted"));
+        if let Some(special) = self.special(operand) {
+            let slot = self.special_value(special);
+            let found = if ty.bits() < special.ty().bits() { ty } else { special.ty() };
+            return Ok((slot, found));
+        }
         match operand {
             Operand::Name(name) => match self.symbol(i, name)? {
                 Symbol::Register { slot, ty } => Ok((slot, ty)),
@@ -198,6 +214,30 @@ impl<'a> Builder<'a> {
             }
             other => Err(self.error(i, format!("`{other:?}` cannot be a scalar source"))),
         }
+    }
+
+    /// The special register that an operand names, if it does.
+    fn special(&self, operand: &Operand) -> Option<Special> {
+        match operand {
+            Operand::Name(name) if self.lookup(name).is_none() => Special::named(name),
+            Operand::Component { name, component } if self.lookup(name).is_none() => {
+                Special::named(&format!("{name}.{}", ["x", "y", "z", "w"].get(usize::from(*component))?))
+            }
+            _ => None,
+        }
+    }
+
+    /// An operation that puts a special register's value into a temporary, before the one being built.
+    fn special_value(&mut self, special: Special) -> Slot {
+        let pending = (std::mem::take(&mut self.reads), std::mem::take(&mut self.writes));
+        let slot = self.temporary(special.ty());
+        self.writes.push(slot);
+        let mut op = Op::new(special.exec());
+        op.d = slot;
+        op.imm = special.number();
+        self.emit(op);
+        (self.reads, self.writes) = pending;
+        slot
     }
 
     /// A destination of type `ty`: a register of exactly that many bits, or `_`.
@@ -320,7 +360,7 @@ impl<'a> Builder<'a> {
                     Ok(Place::Register { slot, bits: ty.bits(), offset })
                 }
                 Symbol::KernelParam { offset: start } => Ok(Place::KernelParam { offset: i64::from(start) + offset }),
-                Symbol::Frame { offset: start } => Ok(Place::Frame { offset: i64::from(start) + offset }),
+                Symbol::Frame { offset: start, .. } => Ok(Place::Frame { offset: i64::from(start) + offset }),
                 symbol @ (Symbol::Shared(_) | Symbol::Variable(_)) => {
                     // In an instruction of a space a name is an address of that space; in a generic one a generic address.
                     let generic = space.is_none();
@@ -353,7 +393,7 @@ impl<'a> Builder<'a> {
             Symbol::KernelParam { offset: start } => {
                 Constant::Bits(crate::memory::PARAM_WINDOW.wrapping_add_signed(i64::from(*start) + offset).into())
             }
-            Symbol::Frame { offset: start } => {
+            Symbol::Frame { offset: start, .. } => {
                 // Relative to the frame: an operation adds where the frame lies.
                 let slot = self.new_value(Class::Word64);
                 let pending = (std::mem::take(&mut self.reads), std::mem::take(&mut self.writes));

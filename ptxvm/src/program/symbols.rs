@@ -17,8 +17,8 @@ pub(crate) enum Symbol {
     Variable(u32),
     /// A byte offset into a kernel's parameters.
     KernelParam { offset: u32 },
-    /// A byte offset into the frame's local memory.
-    Frame { offset: u32 },
+    /// Bytes of the frame's local memory.
+    Frame { offset: u32, bytes: u32 },
     Label(super::draft::Label),
     /// A `.branchtargets` list.
     Targets(Vec<String>),

@@ -1,0 +1,2 @@
+//! A PTX virtual machine.
+pub mod ptx;

@@ -1,0 +1,192 @@
+//! Declarations of variables, registers and parameters.
+
+use super::super::ast::{Linkage, PointerAttribute, Space, Type, Variable};
+use super::{MAX_REGISTERS, MAX_VARIABLE_BYTES, Parsed, Parser, TokenKind};
+
+/// What stands between a space and the names.
+#[derive(Clone, Copy)]
+struct Attributes {
+    ty: Type,
+    vector: u32,
+    align: u32,
+    pointer: Option<PointerAttribute>,
+    managed: bool,
+}
+
+impl Parser<'_> {
+    /// `{.align n}{.v2}.type name, name<9>, name[4] = …, …;`, after the space.
+    pub(super) fn variables(&mut self, linkage: Linkage, space: Space, add: &mut dyn FnMut(Variable)) -> Parsed<()> {
+        let attributes = self.attributes(false)?;
+        loop {
+            let mut variable = self.named(attributes, linkage, space)?;
+            if self.sees("=") {
+                if !matches!(space, Space::Global | Space::Const) {
+                    return Err(self.error("only `.global` and `.const` variables can have initial values"));
+                }
+                self.advance()?;
+                self.initial(&mut variable)?;
+                self.check_size(&variable)?;
+            }
+            add(variable);
+            if !self.accept(",")? {
+                return self.expect(";");
+            }
+        }
+    }
+
+    /// A formal parameter, after `.param` or `.reg`.
+    pub(super) fn param(&mut self, space: Space) -> Parsed<Variable> {
+        let attributes = self.attributes(true)?;
+        self.named(attributes, Linkage::Private, space)
+    }
+
+    fn attributes(&mut self, is_param: bool) -> Parsed<Attributes> {
+        let (mut ty, mut vector, mut align, mut pointer, mut managed) = (None, 1, None, None, false);
+        while let TokenKind::Dotted(word) = self.token.kind {
+            match word {
+                "align" => align = Some(self.align()?),
+                "v2" | "v4" => {
+                    vector = if word == "v2" { 2 } else { 4 };
+                    self.advance()?;
+                }
+                "attribute" => managed |= self.attribute()?,
+                "ptr" if is_param => pointer = Some(self.pointer()?),
+                _ => match Type::parse(word) {
+                    Some(_) if ty.is_some() => return Err(self.expected("a name (the type is already there)")),
+                    Some(named) => {
+                        ty = Some(named);
+                        self.advance()?;
+                    }
+                    None => return Err(self.expected("a type, `.align`, `.v2`, `.v4` or `.attribute`")),
+                },
+            }
+        }
+        let ty = ty.ok_or_else(|| self.expected("a type (`.b32`, `.f32`, `.pred`, …)"))?;
+        Ok(Attributes { ty, vector, align: align.unwrap_or(ty.bytes() * vector), pointer, managed })
+    }
+
+    /// `.align n`.
+    fn align(&mut self) -> Parsed<u32> {
+        self.advance()?;
+        let token = self.token;
+        let align = self.expect_u32("an alignment")?;
+        if align.is_power_of_two() {
+            Ok(align)
+        } else {
+            Err(self.error_at(&token, format!("an alignment is a power of two, found {align}")))
+        }
+    }
+
+    /// `.ptr{.space}{.align n}`; a pointer that promises nothing is aligned to 4 bytes, says the manual.
+    fn pointer(&mut self) -> Parsed<PointerAttribute> {
+        self.advance()?;
+        let space = match self.token.kind {
+            TokenKind::Dotted("const") => Some(Space::Const),
+            TokenKind::Dotted("global") => Some(Space::Global),
+            TokenKind::Dotted("local") => Some(Space::Local),
+            TokenKind::Dotted("shared") => Some(Space::Shared),
+            _ => None,
+        };
+        if space.is_some() {
+            self.advance()?;
+        }
+        let align = if self.token.kind == TokenKind::Dotted("align") { self.align()? } else { 4 };
+        Ok(PointerAttribute { space, align })
+    }
+
+    /// `.attribute(.managed, .unified(a, b))`: whether `.managed` is there.
+    ///
+    /// `.unified` only says that the address is the same on all devices, which it always is here.
+    pub(super) fn attribute(&mut self) -> Parsed<bool> {
+        self.advance()?;
+        self.expect("(")?;
+        let mut managed = false;
+        loop {
+            if self.accept_dotted("managed")? {
+                managed = true;
+            } else if self.accept_dotted("unified")? {
+                self.expect("(")?;
+                self.constant_integer("the first half of an identifier")?;
+                self.expect(",")?;
+                self.constant_integer("the second half of an identifier")?;
+                self.expect(")")?;
+            } else {
+                return Err(self.expected("`.managed` or `.unified`"));
+            }
+            if !self.accept(",")? {
+                self.expect(")")?;
+                return Ok(managed);
+            }
+        }
+    }
+
+    /// A name with its register count or its dimensions.
+    fn named(&mut self, attributes: Attributes, linkage: Linkage, space: Space) -> Parsed<Variable> {
+        let line = self.token.line;
+        let name = self.expect_word("a name")?.to_owned();
+        let Attributes { ty, vector, align, pointer, managed } = attributes;
+        let mut variable = Variable {
+            name,
+            linkage,
+            space,
+            ty,
+            vector,
+            align,
+            dimensions: Vec::new(),
+            count: None,
+            initial: Vec::new(),
+            pointer,
+            managed,
+            line,
+        };
+        if space == Space::Register {
+            let token = self.token;
+            if self.accept("<")? {
+                variable.count = Some(self.expect_u32("a number of registers")?);
+                self.expect(">")?;
+            }
+            let left = self.registers_left.checked_sub(variable.count.unwrap_or(1));
+            self.registers_left = left.ok_or_else(|| {
+                self.error_at(&token, format!("a function may declare up to {MAX_REGISTERS} registers"))
+            })?;
+        } else {
+            self.dimensions(&mut variable)?;
+        }
+        Ok(variable)
+    }
+
+    /// `[4][]…`.
+    fn dimensions(&mut self, variable: &mut Variable) -> Parsed<()> {
+        const MOST: usize = 32;
+        while self.accept("[")? {
+            if variable.dimensions.len() == MOST {
+                return Err(self.error(format!("an array may have up to {MOST} dimensions")));
+            }
+            let size = if self.sees("]") {
+                if !variable.dimensions.is_empty() {
+                    return Err(self.expected("a size: only the first dimension may be left open"));
+                }
+                None
+            } else {
+                let token = self.token;
+                let size = self.constant_integer("the size of an array")?;
+                let size = u64::try_from(size).ok().filter(|&size| size <= MAX_VARIABLE_BYTES);
+                Some(size.ok_or_else(|| self.error_at(&token, "the size of an array is negative or too large"))?)
+            };
+            variable.dimensions.push(size);
+            self.expect("]")?;
+        }
+        self.check_size(variable)
+    }
+
+    /// Later arithmetic on sizes must not overflow.
+    fn check_size(&self, variable: &Variable) -> Parsed<()> {
+        let element = u64::from(variable.ty.bytes()) * u64::from(variable.vector);
+        let sizes = variable.dimensions.iter().flatten();
+        let bytes = sizes.into_iter().try_fold(element, |product, &size| product.checked_mul(size.max(1)));
+        match bytes {
+            Some(bytes) if bytes <= MAX_VARIABLE_BYTES => Ok(()),
+            _ => Err(self.error(format!("`{}` is larger than {MAX_VARIABLE_BYTES} bytes", variable.name))),
+        }
+    }
+}

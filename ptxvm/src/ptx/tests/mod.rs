@@ -1,0 +1,3 @@
+//! Tests of the parser and the printer.
+
+mod round_trip;
