@@ -127,7 +127,7 @@ pub(crate) struct WarpClock {
     memory: LaneOrder,
     execution: LaneOrder,
     /// For each warp the highest clock whose accesses are ordered before every lane of this warp.
-    pub(crate) bound: Vec<u32>,
+    pub(crate) bound: [u32; 32],
     /// What strong reads have found, acquired by the next fence: any, and one that reaches beyond the block.
     found: [Option<Message>; 2],
     /// What the last fence of either reach hands on with the strong writes of its lanes.
@@ -146,7 +146,7 @@ impl WarpClock {
             others: Arc::default(),
             memory: order.clone(),
             execution: order,
-            bound: vec![start - 1; warps],
+            bound: [start - 1; 32],
             found: [None, None],
             fenced: [None, None],
         }
@@ -167,6 +167,12 @@ impl WarpClock {
         before == after
             || self.memory.ordered(before, after, clock)
             || met && self.execution.ordered(before, after, clock)
+    }
+
+    /// As [`Self::lanes_ordered`], for an access by lanes that are not known: false only if it is certainly not ordered.
+    pub(crate) fn any_lane_ordered(&self, clock: u32, met: bool) -> bool {
+        let order = |order: &LaneOrder| clock < order.all || order.pairs.is_some();
+        order(&self.memory) || met && order(&self.execution)
     }
 
     fn tick(&mut self) {

@@ -112,6 +112,10 @@ impl Packed {
         }
     }
 
+    fn is_atomic(self) -> bool {
+        self.has(STRONG) && self.has(COLLECTIVE)
+    }
+
     fn has(self, flag: u64) -> bool {
         self.0 & flag != 0
     }
@@ -181,13 +185,10 @@ impl SharedShadow {
         (access.address / 4) as usize..last as usize + 1
     }
 
-    /// A read of one lane. Hits go to `hits`.
+    /// A read of one lane. What is wrong goes to `hits`.
     #[inline]
     pub(crate) fn read(&mut self, clock: &WarpClock, access: &SharedAccess, hits: &mut Vec<Hit>) {
-        let row = &mut self.rows[access.warp as usize];
-        if row.len() < self.write.len() {
-            row.resize(self.write.len(), 0);
-        }
+        self.grow_row(access.warp);
         let mine = Packed::new(access, clock.now);
         let bit = 1 << access.warp;
         for word in Self::words(access) {
@@ -195,20 +196,12 @@ impl SharedShadow {
             let old = Packed(old);
             let bytes = Self::bytes_of(access, word as u32);
             let mine = mine.at(bytes.trailing_zeros(), bytes);
-            if old.clock() > clock.bound[old.warp() as usize & (clock.bound.len() - 1).max(31)] {
-                Self::judge(clock, access, word as u32, mine, old, true, hits);
+            if old.clock() > clock.bound[old.warp() as usize] {
+                judge(clock, access, word as u32, mine, old, true, hits);
             }
-            if u32::from(self.written[word]) & bytes != bytes {
-                hits.push(Hit {
-                    what: Wrong::Uninitialised,
-                    address: word as u32 * 4 + (bytes & !u32::from(self.written[word])).trailing_zeros(),
-                    lane: access.lane,
-                    other: Packed(0),
-                    other_writes: false,
-                });
-            }
+            self.check_written(access, word, bytes, old, hits);
             if old.has(STRONG) && !access.strong {
-                self.strong_rows(clock, access, word as u32, mine, hits);
+                self.check_atomics(clock, access, word, mine, hits);
             }
             let row = &mut self.rows[access.warp as usize];
             row[word] = mine.after(Packed(row[word])).0;
@@ -216,19 +209,50 @@ impl SharedShadow {
         }
     }
 
+    #[inline]
+    fn grow_row(&mut self, warp: u32) {
+        let row = &mut self.rows[warp as usize];
+        if row.len() < self.write.len() {
+            row.resize(self.write.len(), 0);
+        }
+    }
+
+    #[inline]
+    fn check_written(&self, access: &SharedAccess, word: usize, bytes: u32, old: Packed, hits: &mut Vec<Hit>) {
+        let missing = bytes & !u32::from(self.written[word]);
+        if missing != 0 && !old.has(ASYNC) {
+            let address = word as u32 * 4 + missing.trailing_zeros();
+            hits.push(Hit { what: Wrong::Uninitialised, address, lane: access.lane, other: Packed(0), other_writes: false });
+        }
+    }
+
     /// Atomics of other warps before the last one: a plain read must be ordered behind all of them.
     #[cold]
-    fn strong_rows(&self, clock: &WarpClock, access: &SharedAccess, word: u32, mine: Packed, hits: &mut Vec<Hit>) {
-        for warp in 0..self.rows.len() as u32 {
-            if self.readers[word as usize] >> warp & 1 != 0
-                && warp != access.warp
-                && let Some(&old) = self.rows[warp as usize].get(word as usize)
-            {
-                let old = Packed(old);
-                // Rows hold strong reads too, which do no harm; an atomic leaves the word's last write strong.
-                if old.has(STRONG) && old.has(COLLECTIVE) && old.clock() > clock.bound[warp as usize] {
-                    Self::judge(clock, access, word, mine, old, true, hits);
-                }
+    fn check_atomics(&self, clock: &WarpClock, access: &SharedAccess, word: usize, mine: Packed, hits: &mut Vec<Hit>) {
+        let mut readers = self.readers[word] & !(1 << access.warp);
+        while readers != 0 {
+            let warp = readers.trailing_zeros();
+            readers &= readers - 1;
+            let old = Packed(self.rows[warp as usize].get(word).copied().unwrap_or(0));
+            if old.is_atomic() && old.clock() > clock.bound[warp as usize] {
+                judge(clock, access, word as u32, mine, old, true, hits);
+            }
+        }
+    }
+
+    #[inline]
+    fn check_write(&self, clock: &WarpClock, access: &SharedAccess, word: usize, mine: Packed, hits: &mut Vec<Hit>) {
+        let old = Packed(self.write[word]);
+        if old.clock() > clock.bound[old.warp() as usize] {
+            judge(clock, access, word as u32, mine, old, true, hits);
+        }
+        let mut readers = self.readers[word];
+        while readers != 0 {
+            let warp = readers.trailing_zeros();
+            readers &= readers - 1;
+            let old = Packed(self.rows[warp as usize].get(word).copied().unwrap_or(0));
+            if old.clock() > clock.bound[warp as usize] {
+                judge(clock, access, word as u32, mine, old, false, hits);
             }
         }
     }
@@ -242,39 +266,86 @@ impl SharedShadow {
             let old = Packed(old);
             let bytes = Self::bytes_of(access, word as u32);
             let mine = mine.at(bytes.trailing_zeros(), bytes);
-            if old.clock() > clock.bound[old.warp() as usize] {
-                Self::judge(clock, access, word as u32, mine, old, true, hits);
-            }
-            let mut readers = self.readers[word];
-            while readers != 0 {
-                let warp = readers.trailing_zeros();
-                readers &= readers - 1;
-                let old = Packed(self.rows[warp as usize].get(word).copied().unwrap_or(0));
-                if old.clock() > clock.bound[warp as usize] {
-                    Self::judge(clock, access, word as u32, mine, old, false, hits);
-                }
-            }
+            self.check_write(clock, access, word, mine, hits);
             if reads {
-                if u32::from(self.written[word]) & bytes != bytes {
-                    hits.push(Hit {
-                        what: Wrong::Uninitialised,
-                        address: word as u32 * 4,
-                        lane: access.lane,
-                        other: Packed(0),
-                        other_writes: false,
-                    });
-                }
-                let row = &mut self.rows[access.warp as usize];
-                if row.len() < self.write.len() {
-                    row.resize(self.write.len(), 0);
-                }
-                row[word] = mine.0 | COLLECTIVE;
+                self.check_written(access, word, bytes, old, hits);
+                self.grow_row(access.warp);
+                self.rows[access.warp as usize][word] = mine.0 | COLLECTIVE;
                 self.readers[word] |= 1 << access.warp;
             } else if bytes == 15 {
                 self.readers[word] = 0;
             }
             self.write[word] = mine.after(old).0;
             self.written[word] |= bytes as u8;
+        }
+    }
+
+    /// A lane starts an asynchronous copy to its words: until [`Self::landed`], nobody may touch them.
+    pub(crate) fn copying(&mut self, clock: &WarpClock, access: &SharedAccess, hits: &mut Vec<Hit>) {
+        let mine = Packed::new(access, clock.now);
+        for word in Self::words(access) {
+            if word >= self.write.len() {
+                return;
+            }
+            let bytes = Self::bytes_of(access, word as u32);
+            let mine = mine.at(bytes.trailing_zeros(), bytes);
+            self.check_write(clock, access, word, mine, hits);
+            self.write[word] = mine.0 | ASYNC | u64::from(u32::MAX >> 8) << CLOCK;
+            self.written[word] |= bytes as u8;
+            self.readers[word] = 0;
+        }
+    }
+
+    /// The copy has been waited for by the lane that started it: it counts as that lane's write, now.
+    pub(crate) fn landed(&mut self, clock: &WarpClock, access: &SharedAccess) {
+        let mine = Packed::new(access, clock.now);
+        for word in Self::words(access) {
+            let Some(entry) = self.write.get_mut(word) else { return };
+            let old = Packed(*entry);
+            if old.has(ASYNC) && old.warp() == access.warp && old.site() == mine.site() {
+                let bytes = Self::bytes_of(access, word as u32);
+                *entry = mine.at(bytes.trailing_zeros(), bytes).0;
+            }
+        }
+    }
+}
+
+/// Two accesses to a word, not known to be ordered: whether that is wrong.
+#[cold]
+fn judge(
+    clock: &WarpClock,
+    access: &SharedAccess,
+    word: u32,
+    mine: Packed,
+    old: Packed,
+    old_writes: bool,
+    hits: &mut Vec<Hit>,
+) {
+    let overlap = mine.bytes() & old.bytes();
+    if overlap == 0 || mine.has(STRONG) && old.has(STRONG) {
+        return;
+    }
+    let mut hit = |what, byte: u32| {
+        let address = word * 4 + byte;
+        hits.push(Hit { what, address, lane: access.lane, other: old, other_writes: old_writes });
+    };
+    let byte = overlap.trailing_zeros();
+    if old.has(ASYNC) {
+        hit(Wrong::Copying, byte);
+    } else if old.warp() != access.warp {
+        hit(Wrong::Race, byte);
+    } else if old.has(SEVERAL) {
+        // Several lanes have read it, so another has; who of several has written it is not known.
+        if !old_writes && !clock.any_lane_ordered(old.clock(), true) {
+            hit(Wrong::LaneRace, byte);
+        }
+    } else if old_writes || !old.has(COLLECTIVE) {
+        let met = !old_writes;
+        let apart = |byte: &u32| {
+            overlap >> byte & 1 != 0 && !clock.lanes_ordered(old.lane(*byte), access.lane, old.clock(), met)
+        };
+        if let Some(byte) = (0..4).find(apart) {
+            hit(Wrong::LaneRace, byte);
         }
     }
 }
