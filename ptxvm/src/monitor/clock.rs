@@ -319,22 +319,3 @@ pub(crate) struct Strong {
     pub(crate) releases: bool,
     pub(crate) wide: bool,
 }
-
-/// Where a launch, a copy or a host access stands in the order that streams, events and synchronisation make.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Order {
-    /// The timeline it belongs to: one per stream and one per host thread.
-    pub timeline: u64,
-    /// Its time on that timeline.
-    pub time: u64,
-    /// The newest time of every timeline that has happened before it.
-    pub seen: Arc<BTreeMap<u64, u64>>,
-}
-
-impl Order {
-    /// Whether this happened before `other`.
-    pub fn before(&self, other: &Self) -> bool {
-        other.timeline == self.timeline && other.time >= self.time
-            || other.seen.get(&self.timeline).is_some_and(|time| *time >= self.time)
-    }
-}

@@ -1,7 +1,6 @@
 //! Launches, copies and the host as those who access memory, and what the places they name look like in a report.
 
-use super::clock::Order;
-use crate::{program::Program, report::Spot};
+use crate::{machine::Order, program::Program, report::Spot};
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// Anything that accesses memory: a launch, a copy, the host.
@@ -94,6 +93,11 @@ impl Kernel {
         }
         spot
     }
+}
+
+/// Whether `a` happened before `b` by streams, events and synchronisation.
+pub(crate) fn before(a: &Order, b: &Order) -> bool {
+    a.timeline == b.timeline && a.time <= b.time || b.before.get(&a.timeline).is_some_and(|time| *time >= a.time)
 }
 
 impl Source {
