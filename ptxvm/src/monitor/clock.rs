@@ -244,6 +244,11 @@ impl WarpClock {
         }
     }
 
+    /// Whether [`Self::fenced`] gives anything.
+    pub(crate) fn has_fenced(&self, lanes: u32) -> bool {
+        self.fenced[0].as_ref().is_some_and(|(_, fenced)| fenced & lanes != 0)
+    }
+
     /// What strong writes of `lanes` hand on without being releases themselves: within the block, and beyond.
     pub(crate) fn fenced(&self, lanes: u32) -> [Option<&Message>; 2] {
         [0, 1].map(|reach| self.fenced[reach].as_ref().filter(|(_, fenced)| fenced & lanes != 0).map(|(message, _)| message))

@@ -159,20 +159,29 @@ pub(crate) struct SharedShadow {
 
 impl SharedShadow {
     /// For a new block. What an earlier block has left lies below all clocks of this one.
-    pub(crate) fn begin(&mut self, bytes: u32, warps: usize) {
-        let words = bytes.div_ceil(4) as usize;
+    pub(crate) fn begin(&mut self, warps: usize) {
         if self.newest > CLOCK_LIMIT / 2 {
             *self = Self::default();
         }
         self.start = self.newest + 2;
         self.newest = self.start;
-        self.write.resize(words.max(self.write.len()), 0);
-        self.readers.resize(words.max(self.readers.len()), 0);
-        self.readers[..words].fill(0);
-        self.written.clear();
-        self.written.resize(words, 0);
+        self.readers.fill(0);
+        self.written.fill(0);
         if self.rows.len() < warps {
             self.rows.resize(warps, Vec::new());
+        }
+    }
+
+    /// Makes room for the words below `bytes`.
+    pub(crate) fn reserve(&mut self, bytes: u64) {
+        // More than any card has; what lies beyond has been refused by the machine.
+        const LARGEST: u64 = 1 << 22;
+        let words = bytes.min(LARGEST).div_ceil(4) as usize;
+        if words > self.write.len() {
+            let words = words.next_power_of_two();
+            self.write.resize(words, 0);
+            self.readers.resize(words, 0);
+            self.written.resize(words, 0);
         }
     }
 
