@@ -12,3 +12,4 @@ pub mod monitor;
 mod ops;
 pub mod program;
 pub mod ptx;
+pub mod report;

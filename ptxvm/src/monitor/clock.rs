@@ -34,13 +34,14 @@ impl Seen {
     }
 
     fn learn(&mut self, block: u32, clocks: &Arc<[u32]>) {
+        let full = self.blocks.len() >= BLOCKS_LIMIT;
         match self.blocks.get_mut(&block) {
             Some(mine) if Arc::ptr_eq(mine, clocks) || covers(mine, clocks) => {}
             Some(mine) => {
                 *mine =
                     if covers(clocks, mine) { clocks.clone() } else { mine.iter().zip(&**clocks).map(|(a, b)| *a.max(b)).collect() };
             }
-            None if self.blocks.len() >= BLOCKS_LIMIT => self.everything = true,
+            None if full => self.everything = true,
             None => {
                 self.blocks.insert(block, clocks.clone());
             }

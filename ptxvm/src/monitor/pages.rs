@@ -27,19 +27,26 @@ pub(crate) struct PageState {
 }
 
 impl PageState {
-    /// Forgets everything about some bytes; `written`: whether they count as written from now on.
-    pub(crate) fn reset(&mut self, from: u64, bytes: u64, written: bool) {
+    /// Forgets who has accessed some bytes, and what was released there.
+    pub(crate) fn forget(&mut self, from: u64, bytes: u64) {
         for (line, mask) in lines(from, bytes) {
-            let line = (line % PAGE / LINE) as usize;
-            self.lines[line].forget(mask);
-            match written {
-                true => self.written[line] |= mask,
-                false => self.written[line] &= !mask,
-            }
+            self.lines[(line % PAGE / LINE) as usize].forget(mask);
         }
         if let Some(locations) = &mut self.locations {
             let (first, last) = (from % PAGE / 4, (from % PAGE + bytes - 1) / 4);
             locations.retain(|word, _| !(first..=last).contains(&u64::from(*word)));
+        }
+    }
+
+    /// Forgets everything about some bytes; `written`: whether they count as written from now on.
+    pub(crate) fn reset(&mut self, from: u64, bytes: u64, written: bool) {
+        self.forget(from, bytes);
+        for (line, mask) in lines(from, bytes) {
+            let line = (line % PAGE / LINE) as usize;
+            match written {
+                true => self.written[line] |= mask,
+                false => self.written[line] &= !mask,
+            }
         }
     }
 }

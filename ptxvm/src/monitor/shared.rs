@@ -151,6 +151,8 @@ pub(crate) struct SharedShadow {
     rows: Vec<Vec<u64>>,
     /// Bytes of each word that have been written.
     written: Vec<u8>,
+    /// Words that copies have been started to, less those that were waited for.
+    copying: u64,
     /// Clocks of this use of the shadow start here.
     pub(crate) start: u32,
     /// The highest clock so far.
@@ -167,6 +169,11 @@ impl SharedShadow {
         self.newest = self.start;
         self.readers.fill(0);
         self.written.fill(0);
+        if self.copying > 0 {
+            // Copies that nobody waited for are above all clocks.
+            self.write.fill(0);
+            self.copying = 0;
+        }
         if self.rows.len() < warps {
             self.rows.resize(warps, Vec::new());
         }
@@ -302,6 +309,7 @@ impl SharedShadow {
             self.write[word] = mine.0 | ASYNC | u64::from(u32::MAX >> 8) << CLOCK;
             self.written[word] |= bytes as u8;
             self.readers[word] = 0;
+            self.copying += 1;
         }
     }
 
@@ -314,6 +322,7 @@ impl SharedShadow {
             if old.has(ASYNC) && old.warp() == access.warp && old.site() == mine.site() {
                 let bytes = Self::bytes_of(access, word as u32);
                 *entry = mine.at(bytes.trailing_zeros(), bytes).0;
+                self.copying -= 1;
             }
         }
     }

@@ -1,5 +1,6 @@
 //! Findings: what was wrong, where, and with whom.
 
+use crate::{machine::Fault, monitor::Source};
 use std::{
     collections::HashMap,
     io::IsTerminal,
@@ -72,6 +73,26 @@ pub struct AllocationNote {
     pub space: String,
     /// Where it was made.
     pub label: String,
+}
+
+impl Finding {
+    /// The fault that ended a launch, as a finding.
+    pub(crate) fn of_fault(fault: &Fault, source: &Source) -> Self {
+        let mut at = Spot { label: source.label.clone(), ..Spot::default() };
+        if let Some(place) = &fault.place {
+            at.kernel.clone_from(&place.kernel);
+            at.function.clone_from(&place.function);
+            at.opcode.clone_from(&place.opcode);
+            at.line = place.line;
+            at.source.clone_from(&place.source);
+            at.block = place.block;
+            at.thread = place.thread;
+            if let Some(kernel) = &source.kernel {
+                at.quote(&kernel.program.text);
+            }
+        }
+        Self { kind: fault.finding, message: fault.message.clone(), at, count: 1, seed: source.seed, ..Self::default() }
+    }
 }
 
 impl Spot {

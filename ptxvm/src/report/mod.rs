@@ -6,7 +6,7 @@ mod json;
 mod text;
 
 pub use exit::{flush, summary};
-pub(crate) use exit::arm_checked;
+pub(crate) use exit::{arm, arm_checked};
 pub use finding::{AllocationNote, Finding, Findings, Other, Spot};
 pub use json::{to_json, write};
 pub use text::render;
