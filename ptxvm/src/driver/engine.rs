@@ -99,9 +99,7 @@ impl Engine {
     /// The engine of the process.
     pub(super) fn global() -> &'static Arc<Engine> {
         static ENGINE: OnceLock<Arc<Engine>> = OnceLock::new();
-        ENGINE.get_or_init(|| {
-            Engine::new(crate::settings::settings().seed.map_or(Policy::Concurrent, Policy::Seeded))
-        })
+        ENGINE.get_or_init(|| Engine::new(crate::settings::settings().seed.map_or(Policy::Concurrent, Policy::Seeded)))
     }
 
     pub(super) fn new(policy: Policy) -> Arc<Engine> {
@@ -255,7 +253,10 @@ impl Engine {
             let limit = Instant::now() + QUESTION;
             inner.steps = 1;
             self.start.notify_all();
-            while inner.nodes.len() >= before && (inner.steps > 0 || !inner.running.is_empty()) && Instant::now() < limit {
+            while inner.nodes.len() >= before
+                && (inner.steps > 0 || !inner.running.is_empty())
+                && Instant::now() < limit
+            {
                 let wait = self.ended.wait_timeout(inner, QUESTION);
                 inner = wait.unwrap_or_else(PoisonError::into_inner).0;
             }
@@ -291,11 +292,6 @@ impl Engine {
     /// The fault that spoils the context, if there is one.
     pub(super) fn fault(&self, context: u64) -> Option<Failure> {
         self.lock().faults.get(&context).cloned()
-    }
-
-    /// Spoils the context.
-    pub(super) fn set_fault(&self, context: u64, failure: Failure) {
-        self.lock().faults.entry(context).or_insert(failure);
     }
 
     /// Forgets the fault of a context that is destroyed.

@@ -92,7 +92,9 @@ fn release_primary(device: i32) -> Outcome {
         let mut state = lock();
         let primary = state.primaries.entry(device).or_default();
         if primary.retained == 0 {
-            return Err(Status::InvalidContext.because(format!("the primary context of device {device} is not retained")));
+            return Err(
+                Status::InvalidContext.because(format!("the primary context of device {device} is not retained"))
+            );
         }
         primary.retained -= 1;
         (primary.retained == 0).then_some(primary.handle)
