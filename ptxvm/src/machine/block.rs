@@ -210,6 +210,16 @@ impl Block {
         })
     }
 
+    /// Where some warp of the block stands.
+    pub(crate) fn some_place(&mut self) -> Place {
+        let alive = self.warps.iter().copied().find(|&warp| {
+            // SAFETY: as in `any_runnable`.
+            unsafe { (*warp).live != 0 }
+        });
+        // SAFETY: as in `any_runnable`.
+        alive.map(|warp| unsafe { (*warp).place(None) }).unwrap_or_default()
+    }
+
     /// Lanes of `warp` arrive at a barrier. True: it is complete, and everybody who waited has been told so.
     pub(crate) fn arrive(&mut self, warp: &mut Warp, id: u32, expected: u32, holds: Option<u32>) -> bool {
         let barrier = &mut self.barriers[id as usize];

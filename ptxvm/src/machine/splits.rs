@@ -5,9 +5,13 @@
 //! the others of its warp, so lanes that wait for one another make progress, as on Volta and later.
 
 use super::{
+    block::Block,
+    launch::Running,
     op::Flow,
     warp::{Frame, Join, NONE, RETURN, Split, SplitState, Stop, Warp},
 };
+use crate::monitor::Monitor;
+use std::ptr::NonNull;
 
 impl Warp {
     fn new_join(&mut self, join: Join) -> u32 {
@@ -296,6 +300,9 @@ impl Warp {
                     return Stop::Finished;
                 }
                 if self.converge_waiting() {
+                    if self.fault.is_some() {
+                        return Stop::Fault;
+                    }
                     continue;
                 }
                 return Stop::Blocked;
@@ -434,3 +441,64 @@ const SPINS_IN_SLICE: u32 = 64;
 const SPIN_CHECK: u32 = !(SPINS_IN_SLICE - 1);
 /// Slices spent waiting after which lanes at a join go on without the others.
 const SPUN_BEFORE_RELEASE: u32 = 16;
+
+/// A warp of a block about to start: one split, in the kernel's frame.
+pub(crate) fn first_frame(
+    running: &Running<'_>,
+    block: *mut Block,
+    monitor: Option<NonNull<dyn Monitor>>,
+    index: u32,
+) -> Warp {
+    let launch = running.launch;
+    let [x, y, _] = launch.block;
+    let first = index * 32;
+    let count = (launch.threads() - first).min(32);
+    let lanes = if count == 32 { u32::MAX } else { (1 << count) - 1 };
+    let mut tid = [[0; 32]; 3];
+    for lane in 0..32 {
+        let thread = first + lane as u32;
+        tid[0][lane] = thread % x;
+        tid[1][lane] = thread / x % y;
+        tid[2][lane] = thread / x / y;
+    }
+    let kernel = launch.kernel.0;
+    let local_bytes = running.program().functions[kernel as usize].local_bytes;
+    Warp {
+        mask: lanes,
+        pc: 0,
+        registers: std::ptr::null_mut(),
+        ops: std::ptr::null(),
+        wide: std::ptr::null(),
+        frame: 0,
+        join: NONE,
+        unguarded: 0,
+        resume: None,
+        spinning: 0,
+        spun_slices: 0,
+        live: lanes,
+        lanes,
+        index,
+        clock: 0,
+        local_base: 0,
+        block,
+        running: std::ptr::from_ref(running).cast(),
+        monitor,
+        cache: Default::default(),
+        fault: None,
+        others: Vec::new(),
+        joins: Vec::new(),
+        frames: vec![Frame {
+            registers: running.registers_of(kernel),
+            function: kernel,
+            local_base: 0,
+            caller: NONE,
+            call_pc: 0,
+            used: true,
+        }],
+        tid,
+        local: vec![0; local_bytes as usize * 32],
+        local_bytes,
+        copies: Default::default(),
+        suspended: None,
+    }
+}

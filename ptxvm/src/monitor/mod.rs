@@ -2,7 +2,8 @@
 //!
 //! In fast mode there is no monitor, and operations pay one test of a null pointer for it.
 
-use crate::machine::warp::Warp;
+use crate::machine::{Fault, Launch, warp::Warp};
+use std::sync::Arc;
 
 /// The space of an access, after generic addresses have been resolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -104,6 +105,19 @@ pub trait Monitor: Send {
     fn diverged(&mut self, warp: &Warp, taken: u32, not_taken: u32);
     /// The block has run to its end.
     fn block_end(&mut self);
+}
+
+/// Watches one launch: makes the monitors of its blocks.
+pub trait LaunchWatch: Send + Sync {
+    /// Block `number` of the grid is about to start.
+    fn block(&self, number: u64) -> Box<dyn Monitor>;
+    /// The launch has ended, with a fault or without.
+    fn end(&self, fault: Option<&Fault>);
+}
+
+/// Whoever watches a launch; `None` in fast mode.
+pub(crate) fn begin(_launch: &Launch) -> Option<Arc<dyn LaunchWatch>> {
+    None
 }
 
 /// What happens at an mbarrier object.

@@ -108,74 +108,77 @@ impl Warp {
     /// Copies a parameter or result from one frame to another, for some lanes.
     fn copy_formal(&mut self, from: (u32, Formal), to: (u32, Formal), lanes: u32) {
         for lane in (0..32).filter(|lane| lanes >> lane & 1 != 0) {
-            let mut bytes = [0u8; 16];
-            match (from.1, to.1) {
-                (Formal::Frame { offset, bytes: count }, Formal::Frame { offset: target, bytes: room }) => {
-                    let source = self.local_at(lane, self.frames[from.0 as usize].local_base + offset);
-                    let target = self.local_at(lane, self.frames[to.0 as usize].local_base + target);
-                    self.local.copy_within(source..source + count.min(room) as usize, target);
+            if let (Formal::Frame { offset, bytes }, Formal::Frame { offset: target, bytes: room }) = (from.1, to.1) {
+                let source = self.local_at(from.0, offset, lane);
+                let target = self.local_at(to.0, target, lane);
+                self.local.copy_within(source..source + bytes.min(room) as usize, target);
+            } else {
+                let bytes = self.read_formal(from.0, from.1, lane);
+                self.write_formal(to.0, to.1, lane, &bytes);
+            }
+        }
+    }
+
+    /// The first bytes of a parameter or result in a lane (all of them, for registers and scalars).
+    pub(super) fn read_formal(&mut self, frame: u32, formal: Formal, lane: u32) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        match formal {
+            Formal::Frame { offset, bytes: count } => {
+                let start = self.local_at(frame, offset, lane);
+                let count = count.min(16) as usize;
+                bytes[..count].copy_from_slice(&self.local[start..start + count]);
+            }
+            Formal::Register { slot, ty } => {
+                let (pointer, width) = self.lane_pointer(frame, slot, ty, lane);
+                // SAFETY: the slot is one of that frame's, `width` bytes per lane, or a predicate's word.
+                unsafe { std::ptr::copy_nonoverlapping(pointer, bytes.as_mut_ptr(), width) };
+                if ty == Type::Pred {
+                    let word = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+                    bytes = [0; 16];
+                    bytes[0] = (word >> lane & 1) as u8;
                 }
-                (Formal::Register { slot, ty }, Formal::Register { slot: target, .. }) => {
-                    self.read_lane(from.0, slot, ty, lane, &mut bytes);
-                    self.write_lane(to.0, target, ty, lane, &bytes);
-                }
-                (Formal::Register { slot, ty }, Formal::Frame { offset, bytes: room }) => {
-                    self.read_lane(from.0, slot, ty, lane, &mut bytes);
-                    let count = ty.bytes().min(room) as usize;
-                    let target = self.local_at(lane, self.frames[to.0 as usize].local_base + offset);
-                    self.local[target..target + count].copy_from_slice(&bytes[..count]);
-                }
-                (Formal::Frame { offset, bytes: room }, Formal::Register { slot, ty }) => {
-                    let count = ty.bytes().min(room) as usize;
-                    let source = self.local_at(lane, self.frames[from.0 as usize].local_base + offset);
-                    bytes[..count].copy_from_slice(&self.local[source..source + count]);
-                    self.write_lane(to.0, slot, ty, lane, &bytes);
+            }
+        }
+        bytes
+    }
+
+    /// Writes the first bytes of a parameter or result in a lane.
+    pub(super) fn write_formal(&mut self, frame: u32, formal: Formal, lane: u32, bytes: &[u8; 16]) {
+        match formal {
+            Formal::Frame { offset, bytes: count } => {
+                let start = self.local_at(frame, offset, lane);
+                let count = count.min(16) as usize;
+                self.local[start..start + count].copy_from_slice(&bytes[..count]);
+            }
+            Formal::Register { slot, ty } => {
+                let (pointer, width) = self.lane_pointer(frame, slot, ty, lane);
+                // SAFETY: as in `read_formal`.
+                unsafe {
+                    if ty == Type::Pred {
+                        let word = pointer.cast::<u32>();
+                        *word = *word & !(1 << lane) | u32::from(bytes[0] & 1) << lane;
+                    } else {
+                        std::ptr::copy_nonoverlapping(bytes.as_ptr(), pointer, width);
+                    }
                 }
             }
         }
     }
 
-    fn local_at(&self, lane: u32, offset: u32) -> usize {
-        lane as usize * self.local_bytes as usize + offset as usize
+    fn local_at(&self, frame: u32, offset: u32, lane: u32) -> usize {
+        lane as usize * self.local_bytes as usize + (self.frames[frame as usize].local_base + offset) as usize
     }
 
+    /// Where a lane of a register lies (the whole word of a predicate), and its bytes.
     fn lane_pointer(&mut self, frame: u32, slot: u32, ty: Type, lane: u32) -> (*mut u8, usize) {
-        let width = match ty.bits() {
-            128 => 16,
-            64 => 8,
-            _ => 4,
+        let (width, lane) = match ty.bits() {
+            128 => (16, lane),
+            64 => (8, lane),
+            _ if ty == Type::Pred => (4, 0),
+            _ => (4, lane),
         };
         let start = slot as usize + lane as usize * width;
         (self.frames[frame as usize].registers.as_mut_ptr().cast::<u8>().wrapping_add(start), width)
-    }
-
-    fn read_lane(&mut self, frame: u32, slot: u32, ty: Type, lane: u32, bytes: &mut [u8; 16]) {
-        let (pointer, width) = self.lane_pointer(frame, if ty == Type::Pred { 0 } else { slot }, ty, lane);
-        if ty == Type::Pred {
-            // SAFETY: a predicate slot of that frame.
-            let word = unsafe {
-                *self.frames[frame as usize].registers.as_ptr().cast::<u8>().add(slot as usize).cast::<u32>()
-            };
-            bytes[0] = (word >> lane & 1) as u8;
-            return;
-        }
-        // SAFETY: the slot is one of that frame's, `width` bytes per lane.
-        unsafe { std::ptr::copy_nonoverlapping(pointer, bytes.as_mut_ptr(), width) };
-    }
-
-    fn write_lane(&mut self, frame: u32, slot: u32, ty: Type, lane: u32, bytes: &[u8; 16]) {
-        if ty == Type::Pred {
-            // SAFETY: a predicate slot of that frame.
-            unsafe {
-                let word =
-                    self.frames[frame as usize].registers.as_mut_ptr().cast::<u8>().add(slot as usize).cast::<u32>();
-                *word = *word & !(1 << lane) | u32::from(bytes[0] & 1) << lane;
-            }
-            return;
-        }
-        let (pointer, width) = self.lane_pointer(frame, slot, ty, lane);
-        // SAFETY: as in `read_lane`.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), pointer, width) };
     }
 
     /// Makes local memory of at least `bytes` per lane, if the limit allows.

@@ -12,7 +12,7 @@ pub(super) enum TokenKind<'text> {
     Dotted(&'text str),
     /// A literal.
     Number(Number),
-    /// `"…"`, without its quotes; a backslash keeps its meaning for whoever reads the string.
+    /// `"…"`, without its quotes; a backslash is a character like any other.
     Text(&'text str),
     /// An operator or bracket, of one or two characters.
     Symbol(&'static str),
@@ -32,26 +32,18 @@ pub(super) struct Token<'text> {
     pub(super) line: u32,
 }
 
-/// All operators and brackets; those of two characters first, as they are to be tried first.
-const SYMBOLS: [&str; 32] = [
-    "<<", ">>", "<=", ">=", "==", "!=", "&&", "||", "{", "}", "[", "]", "(", ")", ",", ";", ":", "@", "!", "|", "&",
-    "^", "~", "+", "-", "*", "/", "%", "<", ">", "=", "?",
-];
-
 /// Cuts a text into tokens, one at a time.
 pub(super) struct Lexer<'text> {
     text: &'text str,
     at: usize,
     line: u32,
-    /// The last token was a word or dotted, so that a point before a digit continues an opcode (`mma.16x8`) …
+    /// The last token was a word or dotted, so that a point before a digit continues an opcode (`mma.16x8`).
     after_word: bool,
-    /// … or one that ends a value, so that a percent sign is the operator.
-    after_value: bool,
 }
 
 impl<'text> Lexer<'text> {
     pub(super) fn new(text: &'text str) -> Self {
-        Self { text, at: 0, line: 1, after_word: false, after_value: false }
+        Self { text, at: 0, line: 1, after_word: false }
     }
 
     /// The next token; [`TokenKind::End`] for ever after the last one.
@@ -61,7 +53,6 @@ impl<'text> Lexer<'text> {
         let line = self.line;
         let kind = self.read()?;
         self.after_word = matches!(kind, TokenKind::Word(_) | TokenKind::Dotted(_));
-        self.after_value = matches!(kind, TokenKind::Number(_) | TokenKind::Symbol(")"));
         Ok(Token { kind, start, end: self.at, line })
     }
 
@@ -106,7 +97,7 @@ impl<'text> Lexer<'text> {
         let next = self.byte(1).unwrap_or(b' ');
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'_' | b'$' => Ok(TokenKind::Word(self.take_word(0))),
-            b'%' if is_word_byte(next) && !self.after_value => Ok(TokenKind::Word(self.take_word(1))),
+            b'%' if is_word_byte(next) => Ok(TokenKind::Word(self.take_word(1))),
             b'.' if next.is_ascii_alphabetic() || next == b'_' || (self.after_word && next.is_ascii_digit()) => {
                 self.at += 1;
                 Ok(TokenKind::Dotted(self.take_modifier()))
@@ -145,33 +136,56 @@ impl<'text> Lexer<'text> {
 
     fn take_string(&mut self) -> Result<TokenKind<'text>, ParseError> {
         let start = self.at + 1;
-        let mut end = start;
-        let bytes = self.text.as_bytes();
-        loop {
-            match bytes.get(end) {
-                Some(b'"') => break,
-                // Whatever is escaped does not end the string, unless it is the line's end.
-                Some(b'\\') if !matches!(bytes.get(end + 1), None | Some(b'\n')) => end += 2,
-                Some(b'\n') | None => return Err(self.error("this string is never closed: expected `\"` on its line")),
-                Some(_) => end += 1,
-            }
-        }
+        let rest = &self.text.as_bytes()[start..];
+        let end = match rest.iter().position(|&byte| matches!(byte, b'"' | b'\n')) {
+            Some(length) if rest[length] == b'"' => start + length,
+            _ => return Err(self.error("this string is never closed: expected `\"` on its line")),
+        };
         self.at = end + 1;
         Ok(TokenKind::Text(&self.text[start..end]))
     }
 
     fn take_symbol(&mut self) -> Result<TokenKind<'text>, ParseError> {
-        let rest = &self.text[self.at..];
-        match SYMBOLS.iter().find(|symbol| rest.starts_with(**symbol)) {
-            Some(symbol) => {
-                self.at += symbol.len();
-                Ok(TokenKind::Symbol(symbol))
+        let symbol = match (self.byte(0), self.byte(1)) {
+            (Some(b'<'), Some(b'<')) => "<<",
+            (Some(b'>'), Some(b'>')) => ">>",
+            (Some(b'<'), Some(b'=')) => "<=",
+            (Some(b'>'), Some(b'=')) => ">=",
+            (Some(b'='), Some(b'=')) => "==",
+            (Some(b'!'), Some(b'=')) => "!=",
+            (Some(b'&'), Some(b'&')) => "&&",
+            (Some(b'|'), Some(b'|')) => "||",
+            (Some(b','), _) => ",",
+            (Some(b';'), _) => ";",
+            (Some(b':'), _) => ":",
+            (Some(b'{'), _) => "{",
+            (Some(b'}'), _) => "}",
+            (Some(b'['), _) => "[",
+            (Some(b']'), _) => "]",
+            (Some(b'('), _) => "(",
+            (Some(b')'), _) => ")",
+            (Some(b'@'), _) => "@",
+            (Some(b'!'), _) => "!",
+            (Some(b'|'), _) => "|",
+            (Some(b'&'), _) => "&",
+            (Some(b'^'), _) => "^",
+            (Some(b'~'), _) => "~",
+            (Some(b'+'), _) => "+",
+            (Some(b'-'), _) => "-",
+            (Some(b'*'), _) => "*",
+            (Some(b'/'), _) => "/",
+            (Some(b'%'), _) => "%",
+            (Some(b'<'), _) => "<",
+            (Some(b'>'), _) => ">",
+            (Some(b'='), _) => "=",
+            (Some(b'?'), _) => "?",
+            _ => {
+                let character = self.text[self.at..].chars().next().unwrap_or_default();
+                return Err(self.error(format!("the character {character:?} has no meaning in PTX")));
             }
-            None => {
-                let character = rest.chars().next().unwrap_or_default();
-                Err(self.error(format!("the character {character:?} has no meaning in PTX")))
-            }
-        }
+        };
+        self.at += symbol.len();
+        Ok(TokenKind::Symbol(symbol))
     }
 }
 

@@ -97,12 +97,26 @@ impl Display for Variable {
         if self.initial.is_empty() {
             return Ok(());
         }
-        // Flat elements need only the outermost braces.
-        let braces = !self.dimensions.is_empty() || self.vector != 1;
-        f.write_str(if braces { " = {" } else { " = " })?;
-        list(f, &self.initial)?;
-        f.write_str(if braces { "}" } else { "" })
+        f.write_str(" = ")?;
+        let mut shape = self.dimensions.clone();
+        if self.vector != 1 {
+            shape.push(Some(self.vector.into()));
+        }
+        write_initial(f, &self.initial, &shape)
     }
+}
+
+/// Initial values with a level of braces for each dimension.
+fn write_initial(f: &mut Formatter<'_>, elements: &[Initial], shape: &[Option<u64>]) -> fmt::Result {
+    let Some((_, inner)) = shape.split_first() else { return list(f, elements) };
+    let stride: u64 = inner.iter().map(|size| size.unwrap_or(1)).product();
+    let stride = usize::try_from(stride).unwrap_or(usize::MAX).max(1);
+    f.write_char('{')?;
+    for (index, row) in elements.chunks(stride).enumerate() {
+        f.write_str(if index == 0 { "" } else { ", " })?;
+        write_initial(f, row, inner)?;
+    }
+    f.write_char('}')
 }
 
 impl Display for Initial {
@@ -293,7 +307,7 @@ impl Display for Address {
 }
 
 fn write_offset(f: &mut Formatter<'_>, offset: i64) -> fmt::Result {
-    if offset == 0 { Ok(()) } else { write!(f, "{offset:+}") }
+    if offset == 0 { Ok(()) } else { write!(f, "+{offset}") }
 }
 
 /// The items with commas between them.

@@ -8,9 +8,6 @@ use super::{MAX_CONSTANT_DEPTH, Parsed, Parser, TokenKind};
 /// The number that `WARP_SZ` stands for.
 const WARP_SIZE: i64 = 32;
 
-/// The precedence of `*`, `/` and `%`: what binds tightest among the operators with two sides.
-const PRODUCT: u32 = 10;
-
 /// A constant with its type.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Value {
@@ -62,14 +59,6 @@ impl Parser<'_> {
         value
             .integer()
             .ok_or_else(|| self.error_at(&token, format!("{what} is an integer, found a floating-point constant")))
-    }
-
-    /// What an address may add: a product of integers, in 64 bits.
-    pub(super) fn offset_term(&mut self) -> Parsed<i64> {
-        let token = self.token;
-        let value = self.binary(PRODUCT)?;
-        let bits = value.bits().ok_or_else(|| self.error_at(&token, "an offset is an integer"))?;
-        Ok(bits as i64)
     }
 
     /// A constant expression whose leading `!` is taken already.
@@ -153,11 +142,8 @@ impl Parser<'_> {
             }
             TokenKind::Symbol("~") => {
                 self.advance()?;
-                match self.unary()? {
-                    Value::Signed(value) => Value::Signed(!value),
-                    Value::Unsigned(value) => Value::Unsigned(!value),
-                    Value::Float(_) => return Err(self.error_at(&token, "`~` is for integers")),
-                }
+                let bits = self.unary()?.bits();
+                Value::Unsigned(!bits.ok_or_else(|| self.error_at(&token, "`~` is for integers"))?)
             }
             TokenKind::Symbol("!") => {
                 self.advance()?;
@@ -203,7 +189,7 @@ impl Parser<'_> {
 fn negate(value: Value) -> Value {
     match value {
         Value::Signed(value) => Value::Signed(value.wrapping_neg()),
-        // The smallest signed integer has no literal without a sign that fits: compilers write it as the negative of this one.
+        // The smallest signed integer has no literal of its own: compilers write it as the negative of this one.
         Value::Unsigned(value) if value == 1 << 63 => Value::Signed(i64::MIN),
         Value::Unsigned(value) => Value::Unsigned(value.wrapping_neg()),
         Value::Float(Float::Single(bits)) => Value::Float(Float::Single(bits ^ 1 << 31)),
@@ -222,12 +208,12 @@ fn precedence(operator: &str) -> Option<u32> {
         "<" | ">" | "<=" | ">=" => 7,
         "<<" | ">>" => 8,
         "+" | "-" => 9,
-        "*" | "/" | "%" => PRODUCT,
+        "*" | "/" | "%" => 10,
         _ => return None,
     })
 }
 
-/// An operator on two constants: both integers, where one unsigned side makes the operation unsigned, or both floating-point.
+/// An operator on two constants: both floating-point, or both integers, of which one unsigned makes both unsigned.
 fn apply(operator: &str, left: Value, right: Value) -> Result<Value, String> {
     let (Some(a), Some(b)) = (left.bits(), right.bits()) else {
         return match (left, right) {
@@ -236,14 +222,14 @@ fn apply(operator: &str, left: Value, right: Value) -> Result<Value, String> {
         };
     };
     let truth = |condition: bool| Ok(Value::Signed(i64::from(condition)));
-    // The right side of a shift counts, and has no say in the type.
+    // The right side of a shift has no say in the type; of the count, the assembler takes the lowest six bits.
     if matches!(operator, "<<" | ">>") {
-        let count = b.min(64) as u32;
+        let count = b as u32;
         return Ok(match (left, operator) {
-            (Value::Signed(value), "<<") => Value::Signed(value.checked_shl(count).unwrap_or(0)),
-            (Value::Signed(value), _) => Value::Signed(value >> count.min(63)),
-            (_, "<<") => Value::Unsigned(a.checked_shl(count).unwrap_or(0)),
-            _ => Value::Unsigned(a.checked_shr(count).unwrap_or(0)),
+            (Value::Signed(value), "<<") => Value::Signed(value.wrapping_shl(count)),
+            (Value::Signed(value), _) => Value::Signed(value.wrapping_shr(count)),
+            (_, "<<") => Value::Unsigned(a.wrapping_shl(count)),
+            _ => Value::Unsigned(a.wrapping_shr(count)),
         });
     }
     if matches!(operator, "/" | "%") && b == 0 {
@@ -268,8 +254,8 @@ fn apply(operator: &str, left: Value, right: Value) -> Result<Value, String> {
         "*" => a.wrapping_mul(b),
         "/" if signed => x.wrapping_div(y) as u64,
         "/" => a / b,
-        _ if signed => x.wrapping_rem(y) as u64,
-        _ => a % b,
+        // The manual has the remainder of unsigned integers only, and calls it signed.
+        _ => return Ok(Value::Signed((a % b) as i64)),
     };
     Ok(if signed { Value::Signed(bits as i64) } else { Value::Unsigned(bits) })
 }

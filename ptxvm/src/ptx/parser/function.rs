@@ -23,7 +23,10 @@ impl Parser<'_> {
             body: None,
             line,
         };
-        self.function_directives(&mut function)?;
+        // A function's attribute can only say that its address is the same on all devices, which it always is here.
+        while self.token.kind == TokenKind::Dotted("attribute") {
+            self.attribute()?;
+        }
         if self.sees("(") {
             if is_kernel {
                 return Err(self.expected("the name of the kernel, which returns nothing"));
@@ -31,7 +34,6 @@ impl Parser<'_> {
             function.returns = self.params()?;
         }
         function.name = self.expect_word("the name of a function")?.to_owned();
-        self.function_directives(&mut function)?;
         if self.sees("(") {
             function.params = self.params()?;
         }
@@ -65,7 +67,7 @@ impl Parser<'_> {
         Ok(params)
     }
 
-    /// The directives at one of the places where a function may have them.
+    /// The directives between parameters and body.
     fn function_directives(&mut self, function: &mut Function) -> Parsed<()> {
         while let TokenKind::Dotted(directive) = self.token.kind {
             match directive {
@@ -88,11 +90,6 @@ impl Parser<'_> {
                 "explicitcluster" | "blocksareclusters" => {
                     self.advance()?;
                     function.other_directives.push(format!(".{directive}"));
-                }
-                "attribute" => {
-                    let start = self.token.start;
-                    self.attribute()?;
-                    function.other_directives.push(self.text[start..self.token.start].trim_end().to_owned());
                 }
                 "pragma" => {
                     let pragmas = self.pragma()?;

@@ -1,6 +1,6 @@
 //! A recursive-descent parser: one token of lookahead, one file per part of the grammar.
 //!
-//! Sizes and depths are bounded, so that a broken or hostile text costs no more than its length: see the constants here.
+//! Sizes and depths are bounded, so that a broken or hostile text costs no more than its length.
 
 mod constant;
 mod function;
@@ -18,14 +18,23 @@ use super::number::Number;
 /// Most registers that one function may declare: `.reg .b32 %r<4000000000>;` must not cost anybody an allocation.
 pub const MAX_REGISTERS: u32 = 1 << 20;
 
-/// Most `{` inside each other in a function; most `(` or unary operators inside each other in a constant; most `{` or `[`
-/// inside each other in an operand. The first two keep the stack small, in a debug build and a test thread too.
+/// Most names that `name<n>` may stand for where every one of them gets a place in the tree: all but registers.
+const MAX_NAMES: u32 = 1 << 16;
+
+/// Most scopes inside each other in a function. This and the next two keep the stack small, in a debug build too.
 const MAX_SCOPES: u32 = 128;
+
+/// Most levels of a constant: a parenthesis has two, a unary operator one.
 const MAX_CONSTANT_DEPTH: u32 = 64;
+
+/// Most `{` or `[` inside each other in an operand.
 const MAX_OPERAND_DEPTH: u32 = 8;
 
 /// Largest variable in bytes: the span of a device's virtual addresses.
 const MAX_VARIABLE_BYTES: u64 = 1 << 47;
+
+/// Largest alignment: no device has any use for more, and arithmetic on addresses stays far from overflow.
+const MAX_ALIGNMENT: u32 = 1 << 20;
 
 /// Most elements that nested braces of an initialiser may leave out before later ones.
 const MAX_PADDING: u64 = 1 << 20;
@@ -51,6 +60,8 @@ struct Parser<'text> {
     source: Option<SourceLine>,
     /// Registers that the current function may still declare.
     registers_left: u32,
+    /// Names of all but registers that `name<n>` may still stand for.
+    names_left: u32,
     /// How deep in a constant expression we are.
     constant_depth: u32,
 }
@@ -68,11 +79,13 @@ impl<'text> Parser<'text> {
             files: Vec::new(),
             source: None,
             registers_left: MAX_REGISTERS,
+            names_left: MAX_NAMES,
             constant_depth: 0,
         })
     }
 
     /// Takes the token that is looked at.
+    #[inline]
     fn advance(&mut self) -> Parsed<Token<'text>> {
         let next = self.lexer.next()?;
         Ok(std::mem::replace(&mut self.token, next))
@@ -105,11 +118,13 @@ impl<'text> Parser<'text> {
         }
     }
 
+    #[inline]
     fn sees(&self, symbol: &str) -> bool {
         matches!(self.token.kind, TokenKind::Symbol(seen) if seen == symbol)
     }
 
     /// Takes the symbol if it comes next.
+    #[inline]
     fn accept(&mut self, symbol: &str) -> Parsed<bool> {
         let seen = self.sees(symbol);
         if seen {
@@ -118,6 +133,7 @@ impl<'text> Parser<'text> {
         Ok(seen)
     }
 
+    #[inline]
     fn expect(&mut self, symbol: &str) -> Parsed<()> {
         if self.accept(symbol)? { Ok(()) } else { Err(self.expected(&format!("`{symbol}`"))) }
     }
@@ -164,6 +180,25 @@ impl<'text> Parser<'text> {
             words.push(self.expect_word(what)?.to_owned());
         }
         Ok(words)
+    }
+
+    /// `<n>` after a name, which then stands for `name0` … `name(n−1)`.
+    fn name_count(&mut self) -> Parsed<Option<u32>> {
+        if !self.accept("<")? {
+            return Ok(None);
+        }
+        let count = self.expect_u32("a number of names")?;
+        self.expect(">")?;
+        Ok(Some(count))
+    }
+
+    /// Counts names that will all be in the tree.
+    fn take_names(&mut self, count: u32) -> Parsed<()> {
+        let left = self.names_left.checked_sub(count);
+        self.names_left = left.ok_or_else(|| {
+            self.error(format!("a text may declare up to {MAX_NAMES} labels and variables by way of `name<n>`"))
+        })?;
+        Ok(())
     }
 
     /// `.file index "name"{, timestamp, size}`.

@@ -70,7 +70,8 @@ impl Parser<'_> {
                 Ok(())
             }
             "version" | "target" | "address_size" => {
-                Err(self.error(format!("`.{directive}` belongs once to the start of the text, in the order `.version`, `.target`, `.address_size`")))
+                const ORDER: &str = "`.version`, `.target`, `.address_size`";
+                Err(self.error(format!("`.{directive}` belongs to the start of the text, once, in the order {ORDER}")))
             }
             _ => {
                 let linkage = self.linkage()?;
@@ -80,7 +81,7 @@ impl Parser<'_> {
     }
 
     /// `.extern`, `.visible`, `.weak`, `.common` or nothing.
-    pub(super) fn linkage(&mut self) -> Parsed<Linkage> {
+    fn linkage(&mut self) -> Parsed<Linkage> {
         let linkage = match self.token.kind {
             TokenKind::Dotted("extern") => Linkage::Extern,
             TokenKind::Dotted("visible") => Linkage::Visible,

@@ -88,6 +88,11 @@ impl Parser<'_> {
             self.advance()?;
             return Ok(operand);
         }
+        if self.sees("[") {
+            return Err(
+                self.error(format!("subscripts are not supported: write `{name}+offset`, with the offset in bytes"))
+            );
+        }
         let name = name.to_owned();
         if self.sees("+") || self.sees("-") {
             return Ok(Operand::Offset { name, offset: self.offset()? });
@@ -109,23 +114,20 @@ impl Parser<'_> {
             rest.push(self.operand(depth + 1)?);
         }
         if !self.accept("]")? {
-            return Err(self.expected("`+`, `-`, `,` or `]` in an address"));
+            return Err(self.expected("`+`, `,` or `]` in an address"));
         }
         Ok(Operand::Address(Address { base, offset, rest }))
     }
 
-    /// `+4-8…` after a name; 0 if there is none. Offsets are taken modulo 2⁶⁴, as addresses are.
+    /// `+constant` after a name; 0 if there is none. Offsets are taken modulo 2⁶⁴, as addresses are.
     pub(super) fn offset(&mut self) -> Parsed<i64> {
-        let mut offset = 0_i64;
-        loop {
-            let subtracts = self.sees("-");
-            if !subtracts && !self.sees("+") {
-                return Ok(offset);
-            }
-            self.advance()?;
-            let term = self.offset_term()?;
-            offset = if subtracts { offset.wrapping_sub(term) } else { offset.wrapping_add(term) };
+        if self.sees("-") {
+            return Err(self.error("PTX only adds offsets: write `+-4` in place of `-4`"));
         }
+        if !self.accept("+")? {
+            return Ok(0);
+        }
+        Ok(self.constant_integer("an offset")? as i64)
     }
 }
 

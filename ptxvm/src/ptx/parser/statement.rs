@@ -31,10 +31,6 @@ impl Parser<'_> {
                     statements.push(statement);
                 }
                 TokenKind::Dotted(directive) => self.directive(directive, &mut statements)?,
-                // An empty statement, as inline assembly often leaves behind.
-                TokenKind::Symbol(";") => {
-                    self.advance()?;
-                }
                 TokenKind::End => return Err(self.error_at(&open, "this scope is never closed: expected `}`")),
                 _ => return Err(self.expected("an instruction, a label, a directive or `}`")),
             }
@@ -45,7 +41,6 @@ impl Parser<'_> {
 
     /// A directive of a body.
     fn directive(&mut self, directive: &str, statements: &mut Vec<Statement>) -> Parsed<()> {
-        let linkage = self.linkage()?;
         let space = match self.token.kind {
             TokenKind::Dotted("reg") => Space::Register,
             TokenKind::Dotted("local") => Space::Local,
@@ -53,11 +48,9 @@ impl Parser<'_> {
             TokenKind::Dotted("param") => Space::Param,
             TokenKind::Dotted("global") => Space::Global,
             TokenKind::Dotted("const") => Space::Const,
-            _ if linkage != Linkage::Private => return Err(self.expected("a state space")),
             _ => {
                 match directive {
                     "loc" => statements.push(self.location()?),
-                    "file" => self.file()?,
                     "pragma" => {
                         let pragmas = self.pragma()?;
                         statements.extend(pragmas.iter().map(|&pragma| Statement::Pragma(pragma.to_owned())));
@@ -73,7 +66,7 @@ impl Parser<'_> {
             }
         };
         self.advance()?;
-        self.variables(linkage, space, &mut |variable| statements.push(Statement::Variable(variable)))
+        self.variables(Linkage::Private, space, &mut |variable| statements.push(Statement::Variable(variable)))
     }
 
     /// `.loc file line column{, function_name label{+offset}, inlined_at file line column}`.
@@ -120,7 +113,7 @@ impl Parser<'_> {
         let statement = match self.token.kind {
             TokenKind::Dotted("branchtargets") => {
                 self.advance()?;
-                Statement::BranchTargets { name, labels: self.words("a label")?, line }
+                Statement::BranchTargets { name, labels: self.labels()?, line }
             }
             TokenKind::Dotted("calltargets") => {
                 self.advance()?;
@@ -134,6 +127,24 @@ impl Parser<'_> {
         };
         self.expect(";")?;
         Ok(statement)
+    }
+
+    /// `a, b, c<3>`: the last stands for `c0, c1, c2`.
+    fn labels(&mut self) -> Parsed<Vec<String>> {
+        let mut labels = Vec::new();
+        loop {
+            let label = self.expect_word("a label")?;
+            match self.name_count()? {
+                Some(count) => {
+                    self.take_names(count)?;
+                    labels.extend((0..count).map(|index| format!("{label}{index}")));
+                }
+                None => labels.push(label.to_owned()),
+            }
+            if !self.accept(",")? {
+                return Ok(labels);
+            }
+        }
     }
 
     /// `{(returns)} _ {(params)} {.noreturn} {.abi_preserve n} {.abi_preserve_control n}`.

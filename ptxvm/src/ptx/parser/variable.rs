@@ -1,7 +1,8 @@
 //! Declarations of variables, registers and parameters.
 
 use super::super::ast::{Linkage, PointerAttribute, Space, Type, Variable};
-use super::{MAX_REGISTERS, MAX_VARIABLE_BYTES, Parsed, Parser, TokenKind};
+use super::super::number::Number;
+use super::{MAX_ALIGNMENT, MAX_REGISTERS, MAX_VARIABLE_BYTES, Parsed, Parser, TokenKind};
 
 /// What stands between a space and the names.
 #[derive(Clone, Copy)]
@@ -19,15 +20,30 @@ impl Parser<'_> {
         let attributes = self.attributes(false)?;
         loop {
             let mut variable = self.named(attributes, linkage, space)?;
-            if self.sees("=") {
-                if !matches!(space, Space::Global | Space::Const) {
-                    return Err(self.error("only `.global` and `.const` variables can have initial values"));
+            if self.sees("=") && variable.count.is_none() {
+                if !matches!(space, Space::Global | Space::Const) || linkage == Linkage::Extern {
+                    let message =
+                        "only `.global` and `.const` variables that are not `.extern` can have initial values";
+                    return Err(self.error(message));
                 }
                 self.advance()?;
                 self.initial(&mut variable)?;
                 self.check_size(&variable)?;
             }
-            add(variable);
+            if linkage != Linkage::Extern && variable.dimensions.iter().any(|size| size.unwrap_or(0) == 0) {
+                return Err(self.error(format!("the array `{}` has no size and is not `.extern`", variable.name)));
+            }
+            match variable.count {
+                // Registers are many, and stay one entry.
+                Some(count) if space != Space::Register => {
+                    self.take_names(count)?;
+                    variable.count = None;
+                    (0..count).for_each(|index| {
+                        add(Variable { name: format!("{}{index}", variable.name), ..variable.clone() })
+                    });
+                }
+                _ => add(variable),
+            }
             if !self.accept(",")? {
                 return self.expect(";");
             }
@@ -37,31 +53,40 @@ impl Parser<'_> {
     /// A formal parameter, after `.param` or `.reg`.
     pub(super) fn param(&mut self, space: Space) -> Parsed<Variable> {
         let attributes = self.attributes(true)?;
-        self.named(attributes, Linkage::Private, space)
+        let variable = self.named(attributes, Linkage::Private, space)?;
+        match variable.count {
+            Some(_) => Err(self.error("a parameter is one name: write each by itself")),
+            None => Ok(variable),
+        }
     }
 
+    /// `{.align n}{.attribute(…)}{.v2}.type`, and `.ptr…` after it if that may be.
     fn attributes(&mut self, is_param: bool) -> Parsed<Attributes> {
-        let (mut ty, mut vector, mut align, mut pointer, mut managed) = (None, 1, None, None, false);
-        while let TokenKind::Dotted(word) = self.token.kind {
-            match word {
-                "align" => align = Some(self.align()?),
-                "v2" | "v4" => {
-                    vector = if word == "v2" { 2 } else { 4 };
+        let (mut vector, mut align, mut managed) = (1, None, false);
+        let ty = loop {
+            match self.token.kind {
+                TokenKind::Dotted("align") => align = Some(self.align()?),
+                TokenKind::Dotted("attribute") => managed |= self.attribute()?,
+                TokenKind::Dotted(width @ ("v2" | "v4")) => {
+                    vector = if width == "v2" { 2 } else { 4 };
                     self.advance()?;
                 }
-                "attribute" => managed |= self.attribute()?,
-                "ptr" if is_param => pointer = Some(self.pointer()?),
-                _ => match Type::parse(word) {
-                    Some(_) if ty.is_some() => return Err(self.expected("a name (the type is already there)")),
-                    Some(named) => {
-                        ty = Some(named);
-                        self.advance()?;
+                TokenKind::Dotted(name) => match Type::parse(name) {
+                    Some(ty) if is_fundamental(ty) => break ty,
+                    Some(_) => {
+                        let message = format!("`.{name}` is a type of instructions: declare bits (`.b16`, `.b32`, …)");
+                        return Err(self.error(message));
                     }
                     None => return Err(self.expected("a type, `.align`, `.v2`, `.v4` or `.attribute`")),
                 },
+                _ => return Err(self.expected("a type (`.b32`, `.f32`, `.pred`, …)")),
             }
+        };
+        self.advance()?;
+        let mut pointer = None;
+        if is_param && self.token.kind == TokenKind::Dotted("ptr") {
+            pointer = Some(self.pointer()?);
         }
-        let ty = ty.ok_or_else(|| self.expected("a type (`.b32`, `.f32`, `.pred`, …)"))?;
         Ok(Attributes { ty, vector, align: align.unwrap_or(ty.bytes() * vector), pointer, managed })
     }
 
@@ -70,11 +95,10 @@ impl Parser<'_> {
         self.advance()?;
         let token = self.token;
         let align = self.expect_u32("an alignment")?;
-        if align.is_power_of_two() {
-            Ok(align)
-        } else {
-            Err(self.error_at(&token, format!("an alignment is a power of two, found {align}")))
+        if align.is_power_of_two() && align <= MAX_ALIGNMENT {
+            return Ok(align);
         }
+        Err(self.error_at(&token, format!("an alignment is a power of two up to {MAX_ALIGNMENT}, found {align}")))
     }
 
     /// `.ptr{.space}{.align n}`; a pointer that promises nothing is aligned to 4 bytes, says the manual.
@@ -139,17 +163,17 @@ impl Parser<'_> {
             managed,
             line,
         };
+        let token = self.token;
+        variable.count = self.name_count()?;
+        if ty == Type::Pred && space != Space::Register {
+            return Err(self.error_at(&token, "a predicate is a register"));
+        }
         if space == Space::Register {
-            let token = self.token;
-            if self.accept("<")? {
-                variable.count = Some(self.expect_u32("a number of registers")?);
-                self.expect(">")?;
-            }
             let left = self.registers_left.checked_sub(variable.count.unwrap_or(1));
             self.registers_left = left.ok_or_else(|| {
                 self.error_at(&token, format!("a function may declare up to {MAX_REGISTERS} registers"))
             })?;
-        } else {
+        } else if variable.count.is_none() {
             self.dimensions(&mut variable)?;
         }
         Ok(variable)
@@ -168,10 +192,11 @@ impl Parser<'_> {
                 }
                 None
             } else {
-                let token = self.token;
-                let size = self.constant_integer("the size of an array")?;
-                let size = u64::try_from(size).ok().filter(|&size| size <= MAX_VARIABLE_BYTES);
-                Some(size.ok_or_else(|| self.error_at(&token, "the size of an array is negative or too large"))?)
+                let TokenKind::Number(Number::Integer { value, .. }) = self.token.kind else {
+                    return Err(self.expected("the size of an array"));
+                };
+                self.advance()?;
+                Some(value)
             };
             variable.dimensions.push(size);
             self.expect("]")?;
@@ -189,4 +214,30 @@ impl Parser<'_> {
             _ => Err(self.error(format!("`{}` is larger than {MAX_VARIABLE_BYTES} bytes", variable.name))),
         }
     }
+}
+
+/// Whether variables can have the type. The others exist for instructions only.
+fn is_fundamental(ty: Type) -> bool {
+    use Type::*;
+    matches!(
+        ty,
+        B8 | B16
+            | B32
+            | B64
+            | B128
+            | U8
+            | U16
+            | U32
+            | U64
+            | S8
+            | S16
+            | S32
+            | S64
+            | F16
+            | F16x2
+            | F32
+            | F64
+            | Pred
+            | Opaque
+    )
 }
