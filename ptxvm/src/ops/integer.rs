@@ -14,12 +14,30 @@ use crate::{
 macro_rules! by_type {
     ($ty:expr, $t:ident => $exec:expr) => {
         match $ty {
-            Type::U16 => { type $t = u16; Some($exec) }
-            Type::S16 => { type $t = i16; Some($exec) }
-            Type::U32 => { type $t = u32; Some($exec) }
-            Type::S32 => { type $t = i32; Some($exec) }
-            Type::U64 => { type $t = u64; Some($exec) }
-            Type::S64 => { type $t = i64; Some($exec) }
+            Type::U16 => {
+                type $t = u16;
+                Some($exec)
+            }
+            Type::S16 => {
+                type $t = i16;
+                Some($exec)
+            }
+            Type::U32 => {
+                type $t = u32;
+                Some($exec)
+            }
+            Type::S32 => {
+                type $t = i32;
+                Some($exec)
+            }
+            Type::U64 => {
+                type $t = u64;
+                Some($exec)
+            }
+            Type::S64 => {
+                type $t = i64;
+                Some($exec)
+            }
             _ => None,
         }
     };
@@ -29,9 +47,18 @@ macro_rules! by_type {
 macro_rules! by_width {
     ($ty:expr, $t:ident => $exec:expr) => {
         match $ty {
-            Type::U16 | Type::S16 => { type $t = u16; Some($exec) }
-            Type::U32 | Type::S32 => { type $t = u32; Some($exec) }
-            Type::U64 | Type::S64 => { type $t = u64; Some($exec) }
+            Type::U16 | Type::S16 => {
+                type $t = u16;
+                Some($exec)
+            }
+            Type::U32 | Type::S32 => {
+                type $t = u32;
+                Some($exec)
+            }
+            Type::U64 | Type::S64 => {
+                type $t = u64;
+                Some($exec)
+            }
             _ => None,
         }
     };

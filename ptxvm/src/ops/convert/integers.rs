@@ -1,6 +1,9 @@
 //! `cvt` from integers.
 
-use super::{super::float::{rounding::*, soft, take_rounding}, Chain};
+use super::{
+    super::float::{rounding::*, soft, take_rounding},
+    Chain,
+};
 use crate::{
     machine::op::{Exec, map1},
     program::{
@@ -14,14 +17,38 @@ use crate::{
 macro_rules! with_integer {
     ($ty:expr, $t:ident => $exec:expr) => {
         match $ty {
-            Type::U8 => { type $t = u8; $exec }
-            Type::S8 => { type $t = i8; $exec }
-            Type::U16 => { type $t = u16; $exec }
-            Type::S16 => { type $t = i16; $exec }
-            Type::U32 => { type $t = u32; $exec }
-            Type::S32 => { type $t = i32; $exec }
-            Type::U64 => { type $t = u64; $exec }
-            _ => { type $t = i64; $exec }
+            Type::U8 => {
+                type $t = u8;
+                $exec
+            }
+            Type::S8 => {
+                type $t = i8;
+                $exec
+            }
+            Type::U16 => {
+                type $t = u16;
+                $exec
+            }
+            Type::S16 => {
+                type $t = i16;
+                $exec
+            }
+            Type::U32 => {
+                type $t = u32;
+                $exec
+            }
+            Type::S32 => {
+                type $t = i32;
+                $exec
+            }
+            Type::U64 => {
+                type $t = u64;
+                $exec
+            }
+            _ => {
+                type $t = i64;
+                $exec
+            }
         }
     };
 }

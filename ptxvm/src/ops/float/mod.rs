@@ -1,7 +1,7 @@
 //! Arithmetic in single and double precision.
 
 pub(crate) mod approximate;
-mod elementary;
+pub(crate) mod elementary;
 pub(crate) mod rounding;
 pub(crate) mod soft;
 pub(crate) mod stages;
@@ -228,11 +228,8 @@ pub(crate) fn decode(i: &Instruction, b: &mut Builder<'_>) -> Result<(), Compile
     let approx = mode.is_none() && modifiers.take("approx");
     let full = mode.is_none() && !approx && ty == Type::F32 && modifiers.take("full");
     let ftz = (single_like || approx) && modifiers.take("ftz");
-    let sat = ty == Type::F32
-        && mode != None
-        | matches!(i.opcode.as_str(), "add" | "sub" | "mul")
-        && matches!(i.opcode.as_str(), "add" | "sub" | "mul" | "fma" | "mad")
-        && modifiers.take("sat");
+    let sums = matches!(i.opcode.as_str(), "add" | "sub" | "mul" | "fma" | "mad");
+    let sat = sums && ty == Type::F32 && modifiers.take("sat");
     modifiers.finish(b)?;
     let optional = matches!(i.opcode.as_str(), "add" | "sub" | "mul");
     let (exec, count) = match (ty, mode) {
