@@ -123,7 +123,7 @@ impl<'i> Comparison<'i> {
             ty => integers(name, ty),
         }
         .ok_or_else(|| b.error(i, format!("`.{}` does not compare .{}", self.name, self.ty)))?;
-        let mut compare = |b: &mut Builder<'_>, sources: [Slot; 2]| match target {
+        let compare = |b: &mut Builder<'_>, sources: [Slot; 2]| match target {
             Some(target) => {
                 b.reads(sources[0]);
                 b.reads(sources[1]);

@@ -132,7 +132,7 @@ pub(crate) fn tanh(x: f32) -> f32 {
     let p = p * z - 0.053_675_227;
     let p = p * z + 0.133_305_57;
     let p = p * z - 0.333_332_36;
-    let small = x + x * (p * z);
+    let small = x * (p * z + 1.0);
     let bounded = if magnitude < 16.0 { magnitude } else { 16.0 };
     let large = 1.0 - 2.0 / (exp2(bounded * (2.0 * std::f32::consts::LOG2_E)) + 1.0);
     let large = f32::from_bits(large.to_bits() | x.to_bits() & 0x8000_0000);
