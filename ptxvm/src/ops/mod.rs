@@ -1,16 +1,6 @@
 //! Opcodes, a file per family: what each may look like, and what it does.
 
 mod arithmetic_table;
-mod bits;
-mod compare;
-mod convert;
-mod extended;
-mod float;
-mod half;
-mod integer;
-mod logic;
-mod moves;
-mod select;
 pub(crate) mod async_copy;
 mod atomic;
 mod barrier;
