@@ -99,7 +99,13 @@ pub(super) fn to_integer(
     from: Type,
     to: Type,
 ) -> Result<(), CompileError> {
-    let sat = modifiers.take("sat");
+    // Where every value fits there is nothing to saturate, and no such modifier.
+    let fits = match (from.is_signed(), to.is_signed()) {
+        (false, true) => from.bits() < to.bits(),
+        (true, false) => false,
+        _ => from.bits() <= to.bits(),
+    };
+    let sat = !fits && modifiers.take("sat");
     modifiers.finish(b)?;
     if !sat {
         chain.then(resize(from, to), to);

@@ -76,7 +76,7 @@ fn rcp<const MODE: u8, const FTZ: bool>(a: f32) -> f32 {
 
 #[inline(always)]
 fn sqrt<const MODE: u8, const FTZ: bool>(a: f32) -> f32 {
-    canonical(sqrt32::<MODE>(flush_if::<FTZ>(a)))
+    canonical_root(sqrt32::<MODE>(flush_if::<FTZ>(a)))
 }
 
 /// Applies to both halves of `.f32x2`.
