@@ -9,6 +9,7 @@ mod call;
 pub(crate) mod control;
 mod fence;
 mod matrix;
+mod mbarrier;
 mod memory;
 mod memory_table;
 pub(crate) mod special;

@@ -16,7 +16,7 @@ pub(super) trait Cell: Copy + Eq {
 }
 
 macro_rules! cells {
-    ($($ty:ty by $atomic:ty;)*) => {$(
+    ($($ty:ty as $atomic:ty;)*) => {$(
         impl Cell for $ty {
             #[inline(always)]
             unsafe fn update(pointer: *mut Self, f: impl Fn(Self) -> Self) -> Self {
@@ -35,9 +35,9 @@ macro_rules! cells {
 }
 
 cells! {
-    u16 by AtomicU16;
-    u32 by AtomicU32;
-    u64 by AtomicU64;
+    u16 as AtomicU16;
+    u32 as AtomicU32;
+    u64 as AtomicU64;
 }
 
 impl Cell for u128 {

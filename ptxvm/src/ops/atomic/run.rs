@@ -80,7 +80,8 @@ fn each_lane(warp: &mut Warp, op: &Op, bytes: u64, mut step: impl FnMut(&mut War
     for (lane, global) in global.iter_mut().enumerate() {
         *global = is_global(access, || {
             // SAFETY: generic addresses have 64 bits.
-            unsafe { warp.lanes::<u64>(op.a) }[lane].wrapping_add(op.imm)
+            let addresses = unsafe { warp.lanes::<u64>(op.a) };
+            addresses[lane].wrapping_add(op.imm)
         });
     }
     let mut changed = false;
