@@ -1,7 +1,7 @@
 //! Arithmetic over `.f16`, `.f16x2`, `.bf16` and `.bf16x2`: exact in single precision (or double) and rounded once.
 
 use super::float::{
-    approximate, elementary,
+    approximate,
     rounding::{Bf16, F16, Half, NAN16},
     stages::{finish, sources, stage, stage_if},
     take_rounding,
@@ -75,7 +75,7 @@ impl<H: Half> Operations<H> {
     }
 
     fn extreme(opcode: &str, nan: bool, magnitude: bool, packed: bool) -> Exec {
-        use elementary::{extreme, extreme_magnitude};
+        use super::float::elementary::{extreme, extreme_magnitude};
         macro_rules! both {
             ($f:expr) => {
                 halves!(map2, packed, |a, b| H::narrow($f(H::widen(a), H::widen(b))))

@@ -1,7 +1,7 @@
 //! Arithmetic in single and double precision.
 
 pub(crate) mod approximate;
-mod elementary;
+pub(crate) mod elementary;
 pub(crate) mod rounding;
 pub(crate) mod soft;
 pub(crate) mod stages;
@@ -229,8 +229,7 @@ pub(crate) fn decode(i: &Instruction, b: &mut Builder<'_>) -> Result<(), Compile
     let full = mode.is_none() && !approx && ty == Type::F32 && modifiers.take("full");
     let ftz = (single_like || approx) && modifiers.take("ftz");
     let sat = ty == Type::F32
-        && mode != None
-        | matches!(i.opcode.as_str(), "add" | "sub" | "mul")
+        && (mode.is_some() || matches!(i.opcode.as_str(), "add" | "sub" | "mul"))
         && matches!(i.opcode.as_str(), "add" | "sub" | "mul" | "fma" | "mad")
         && modifiers.take("sat");
     modifiers.finish(b)?;
