@@ -6,6 +6,8 @@ mod load;
 mod rows;
 mod slow;
 mod store;
+#[cfg(test)]
+pub(crate) mod tests;
 
 pub(crate) use slow::pointers_of;
 
