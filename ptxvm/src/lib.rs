@@ -14,4 +14,5 @@ pub mod monitor;
 mod ops;
 pub mod program;
 pub mod ptx;
+pub mod report;
 pub mod settings;

@@ -20,6 +20,10 @@ entries! { list:
         if settings.devices.is_empty() {
             return Err(Status::NoDevice.because("CUDA_VISIBLE_DEVICES hides all cards"));
         }
+        if settings.checked {
+            // The checkers must see memory from the first allocation on.
+            crate::monitor::is_checked();
+        }
         set_initialised();
         Ok(())
     }

@@ -77,7 +77,9 @@ fn initialised() -> Result<(), &'static str> {
     }
     // A forked child has the state but none of the threads: CUDA answers CUDA_ERROR_NOT_INITIALIZED there as well.
     if PROCESS.get() != Some(&std::process::id()) {
-        return Err("this process was forked after cuInit: CUDA cannot be used in the child (start it with exec or spawn)");
+        return Err(
+            "this process was forked after cuInit: CUDA cannot be used in the child (start it with exec or spawn)",
+        );
     }
     Ok(())
 }
@@ -178,10 +180,6 @@ impl<T> Out<T> {
 
     pub(super) fn cast<U>(self) -> Out<U> {
         Out(self.0.cast())
-    }
-
-    pub(super) fn address(self) -> u64 {
-        self.0 as u64
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::entry::{Opaque, Out, entries};
 use super::log;
-use super::status::{Outcome, Status};
+use super::status::Status;
 use super::types::Uuid;
 use std::fmt::Write;
 
