@@ -86,24 +86,30 @@ impl Scenario {
 impl Mutant {
     /// The kernels' text with the edit applied.
     ///
-    /// # Panics
+    /// # Errors
     /// When the text to edit does not occur exactly once: then the table no longer fits its source.
-    pub fn mutated_text(&self) -> String {
+    pub fn mutated_text(&self) -> Result<String, String> {
         let healthy = self.scenario.healthy_text();
         match self.edit {
-            Edit::Host(_) => healthy,
-            Edit::Source(from, to) => {
-                let found = healthy.matches(from).count();
-                assert_eq!(found, 1, "{}: {from:?} occurs {found} times in its source, expected once", self.name);
-                healthy.replacen(from, to, 1)
-            }
+            Edit::Host(_) => Ok(healthy),
+            Edit::Source(from, to) => match healthy.matches(from).count() {
+                1 => Ok(healthy.replacen(from, to, 1)),
+                found => Err(format!("{}: {from:?} occurs {found} times in its source, expected once", self.name)),
+            },
         }
     }
 
     /// Runs the healthy program or the mutant on device 0; a driver's error is printed, since a fault is what many
     /// mutants are made for.
+    ///
+    /// # Errors
+    /// The driver's, at the first call that fails.
+    ///
+    /// # Panics
+    /// When the edit does not fit its source.
     pub fn run(&self, mutated: bool) -> Result<(), DriverError> {
-        let text = if mutated { self.mutated_text() } else { self.scenario.healthy_text() };
+        let text = if mutated { self.mutated_text() } else { Ok(self.scenario.healthy_text()) };
+        let text = text.unwrap_or_else(|problem| panic!("{problem}"));
         let stage = Stage::new(&self.scenario, text, mutated && matches!(self.edit, Edit::Host(_)));
         (self.scenario.run)(&stage)
     }

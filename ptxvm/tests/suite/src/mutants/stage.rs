@@ -21,7 +21,7 @@ pub struct Stage {
 
 /// A kernel's argument.
 #[derive(Clone, Copy, Debug)]
-pub enum Argument {
+pub(super) enum Argument {
     /// A device address.
     Address(u64),
     /// `int`.
@@ -70,10 +70,10 @@ pub(crate) use arguments;
 
 /// Grid, block and dynamic shared memory.
 #[derive(Clone, Copy)]
-pub struct Shape(pub [u32; 2], pub [u32; 2], pub u32);
+pub(super) struct Shape(pub [u32; 2], pub [u32; 2], pub u32);
 
 /// A grid and block of one dimension.
-pub fn line(blocks: u32, threads: u32, shared: u32) -> Shape {
+pub(super) fn line(blocks: u32, threads: u32, shared: u32) -> Shape {
     Shape([blocks, 1], [threads, 1], shared)
 }
 
@@ -135,12 +135,12 @@ impl Stage {
     }
 
     /// Launches a kernel on the default stream.
-    pub fn launch(&self, kernel: &str, shape: Shape, arguments: &[Argument]) -> Result<(), DriverError> {
+    pub(super) fn launch(&self, kernel: &str, shape: Shape, arguments: &[Argument]) -> Result<(), DriverError> {
         self.launch_on(self.stream(), kernel, shape, arguments)
     }
 
     /// Launches a kernel on a stream.
-    pub fn launch_on(
+    pub(super) fn launch_on(
         &self,
         stream: &CudaStream,
         kernel: &str,
@@ -157,7 +157,12 @@ impl Stage {
     }
 
     /// Launches a kernel whose blocks all run at once.
-    pub fn launch_cooperative(&self, kernel: &str, shape: Shape, arguments: &[Argument]) -> Result<(), DriverError> {
+    pub(super) fn launch_cooperative(
+        &self,
+        kernel: &str,
+        shape: Shape,
+        arguments: &[Argument],
+    ) -> Result<(), DriverError> {
         let function = function(&self.module, kernel);
         let mut builder = self.stream().launch_builder(&function);
         for argument in arguments {

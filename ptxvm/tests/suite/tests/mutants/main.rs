@@ -4,10 +4,7 @@ mod runner;
 
 use std::collections::BTreeSet;
 
-use ptxvm_suite::{
-    mutants::{Edit, Mode, Source, table},
-    nvrtc_ptx,
-};
+use ptxvm_suite::mutants::{Edit, Mode, table};
 
 use runner::{check_all, state_of};
 
@@ -17,19 +14,18 @@ fn names_are_unique_and_every_edit_fits_its_source() {
     let names: BTreeSet<&str> = mutants.iter().map(|mutant| mutant.name).collect();
     assert_eq!(names.len(), mutants.len(), "two mutants share a name");
     assert!(mutants.len() >= 70, "only {} mutants", mutants.len());
-    for mutant in &mutants {
-        let changed = mutant.mutated_text() != mutant.scenario.healthy_text();
-        assert_eq!(changed, matches!(mutant.edit, Edit::Source(..)), "{}", mutant.name);
-    }
-}
-
-#[test]
-fn every_mutated_source_still_compiles() {
-    for mutant in table() {
-        if let (Edit::Source(..), Source::Corpus(name) | Source::Cuda(name)) = (mutant.edit, mutant.scenario.source) {
-            nvrtc_ptx(name, &mutant.mutated_text());
-        }
-    }
+    let problems: Vec<String> = mutants
+        .iter()
+        .filter_map(|mutant| match mutant.mutated_text() {
+            Err(problem) => Some(problem),
+            Ok(text) => {
+                let changed = text != mutant.scenario.healthy_text();
+                let should = matches!(mutant.edit, Edit::Source(..));
+                (changed != should).then(|| format!("{}: the edit changes nothing", mutant.name))
+            }
+        })
+        .collect();
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
 }
 
 /// A test for each kind of finding: all of its mutants are caught, all of their healthy twins are clean.
