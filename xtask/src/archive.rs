@@ -8,6 +8,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// The bits of a Unix mode that let a file be run.
+const EXECUTABLE: u32 = 0o111;
+
 /// A wheel of the Python package index, pinned, and what is taken out of it.
 pub(crate) struct Wheel {
     pub(crate) package: &'static str,
@@ -53,6 +56,9 @@ impl Wheel {
             let folder = out.parent().unwrap_or(target);
             fs::create_dir_all(folder).at(folder)?;
             io::copy(&mut entry, &mut File::create(&out).at(&out)?).at(&out)?;
+            if entry.unix_mode().is_some_and(|mode| mode & EXECUTABLE != 0) {
+                make_executable(&out)?;
+            }
         }
         match taken.iter().position(|&taken| !taken) {
             None => Ok(()),
@@ -73,6 +79,21 @@ impl Wheel {
             Some((rule, Path::new(to).join(inside)))
         })
     }
+}
+
+/// Whoever may read a program may run it.
+#[cfg(unix)]
+fn make_executable(path: &Path) -> Result<(), Error> {
+    use std::os::unix::fs::PermissionsExt;
+    let mut permissions = fs::metadata(path).at(path)?.permissions();
+    let mode = permissions.mode();
+    permissions.set_mode(mode | (mode & 0o444) >> 2);
+    fs::set_permissions(path, permissions).at(path)
+}
+
+#[cfg(not(unix))]
+fn make_executable(_: &Path) -> Result<(), Error> {
+    Ok(())
 }
 
 fn sha256(path: &Path) -> Result<String, Error> {
@@ -118,6 +139,24 @@ mod tests {
         assert_eq!(fs::read(target.join("include/x/y.h")).expect("taken"), b"pkg/include/x/y.h");
         assert!(target.join("lib/a.so").exists() && !target.join("lib/b.so").exists());
         assert!(!folder.path().join("escape").exists());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn only_programs_can_be_run() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut writer = zip::ZipWriter::new(File::create(folder.path().join(WHEEL.file)).expect("a file"));
+        for (name, mode) in [("pkg/include/program", 0o744), ("pkg/lib/a.so", 0o644)] {
+            let options = zip::write::SimpleFileOptions::default().unix_permissions(mode);
+            writer.start_file(name, options).expect("an entry");
+        }
+        writer.finish().expect("a wheel");
+        let target = folder.path().join("out");
+        WHEEL.unpack(folder.path(), &target).expect("unpacks");
+        let mode = |path| fs::metadata(target.join(path)).expect("unpacked").permissions().mode();
+        assert_eq!(mode("include/program") & EXECUTABLE, (mode("lib/a.so") & 0o444) >> 2);
+        assert_eq!(mode("lib/a.so") & EXECUTABLE, 0);
     }
 
     #[test]

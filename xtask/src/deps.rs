@@ -1,8 +1,8 @@
-//! Native libraries that only tests and benches need, fetched into `.deps` once.
+//! Native libraries and tools that only tests and benches need, fetched into `.deps` once.
 //!
-//! libtorch comes from PyPI's torch wheel, without the CUDA libraries that it otherwise drags in: the CPU library needs
-//! only `libcupti` and `libcudart` beside it. A library is unpacked beside its place and then moved there, with a stamp
-//! of what it was made from, so an interrupted run leaves nothing that looks whole.
+//! They come from wheels of the Python package index, of which only a part is taken. A library is unpacked beside its
+//! place and then moved there, with a stamp of what it was made from, so an interrupted run leaves nothing that looks
+//! whole.
 
 use crate::{
     archive::Wheel,
@@ -18,71 +18,56 @@ use std::{
 
 pub(crate) const PYTHON: &str = "python3";
 const STAMP: &str = ".done";
-/// What tch is built for; torch-sys refuses others.
-const LIBTORCH_VERSION: &str = "2.13.0";
 
 /// A library: wheels unpacked into one folder, and files of our own.
-struct Library {
-    folder: &'static str,
-    wheels: &'static [Wheel],
-    written: &'static [(&'static str, &'static str)],
+pub(crate) struct Library {
+    /// What it is, with its version.
+    pub(crate) name: &'static str,
+    /// Where it lies under `.deps`.
+    pub(crate) folder: &'static str,
+    /// The environment variable that names another folder with the same in it. Cargo sets it to the folder under `.deps`
+    /// (`.cargo/config.toml`) unless the user has set it.
+    pub(crate) variable: &'static str,
+    /// Files of which one at least must be in a folder of the user's.
+    pub(crate) signs: &'static [&'static str],
+    pub(crate) wheels: &'static [Wheel],
+    /// Files of our own: their place and their content.
+    pub(crate) written: &'static [(&'static str, &'static str)],
 }
 
-const LIBTORCH: Library = Library {
-    folder: "libtorch",
-    wheels: &[
-        Wheel {
-            package: "torch",
-            version: LIBTORCH_VERSION,
-            file: "torch-2.13.0-cp311-cp311-manylinux_2_28_x86_64.whl",
-            sha256: "60fcdcb2f3876e21146cb4524ef06397d727ca9ad5f020818547e25075fe3cb7",
-            take: &[
-                ("torch/include/", "include"),
-                ("torch/lib/libtorch_cpu.so", "lib"),
-                ("torch/lib/libc10.so", "lib"),
-                ("torch/lib/libgomp.so.1", "lib"),
-            ],
-        },
-        Wheel {
-            package: "nvidia-cuda-cupti",
-            version: "13.0.85",
-            file: "nvidia_cuda_cupti-13.0.85-py3-none-manylinux_2_25_x86_64.whl",
-            sha256: "4eb01c08e859bf924d222250d2e8f8b8ff6d3db4721288cf35d14252a4d933c8",
-            take: &[("nvidia/cu13/lib/libcupti.so.13", "lib")],
-        },
-        Wheel {
-            package: "nvidia-cuda-runtime",
-            version: "13.0.96",
-            file: "nvidia_cuda_runtime-13.0.96-py3-none-manylinux2014_x86_64.manylinux_2_17_x86_64.whl",
-            sha256: "7f82250d7782aa23b6cfe765ecc7db554bd3c2870c43f3d1821f1d18aebf0548",
-            take: &[("nvidia/cu13/lib/libcudart.so.13", "lib")],
-        },
-    ],
-    written: &[
-        // torch-sys always links -ltorch, and the wheel's own libtorch.so needs CUDA: the linker gets this script.
-        ("lib/libtorch.so", "INPUT(libtorch_cpu.so)\n"),
-        // torch-sys reads the version here.
-        ("build-version", "2.13.0\n"),
-    ],
-};
-
-/// Makes sure that every library is there; says what it does if that takes time.
-pub(crate) fn provide() -> Result<(), Error> {
+/// Makes sure that every one of `libraries` is there; says what it does if that takes time.
+pub(crate) fn provide(libraries: &[&Library]) -> Result<(), Error> {
     let deps = root().join(".deps");
-    // Cargo sets LIBTORCH to the place in .deps (.cargo/config.toml) unless the user has set it.
-    let ours = deps.join(LIBTORCH.folder);
-    if let Some(folder) = env::var_os("LIBTORCH").map(PathBuf::from).filter(|folder| *folder != ours) {
-        let library = ["so", "dylib"].map(|ending| folder.join(format!("lib/libtorch_cpu.{ending}")));
-        let found = library.iter().any(|path| path.exists()) || folder.join("lib/torch_cpu.lib").exists();
-        return if found { Ok(()) } else { Err(Error::Libtorch { folder }) };
+    for library in libraries {
+        let chosen = env::var_os(library.variable).map(PathBuf::from);
+        match chosen.filter(|folder| *folder != deps.join(library.folder)) {
+            Some(folder) => library.is_good(folder)?,
+            None if cfg!(all(target_os = "linux", target_arch = "x86_64")) => library.provide(&deps)?,
+            None => return Err(Error::Platform { name: library.name, remedy: library.remedy() }),
+        }
     }
-    if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
-        return Err(Error::Platform { version: LIBTORCH_VERSION });
-    }
-    LIBTORCH.provide(&deps)
+    Ok(())
 }
 
 impl Library {
+    /// Where the library is, unless it is still to be fetched.
+    pub(crate) fn place(&self) -> PathBuf {
+        env::var_os(self.variable).map_or_else(|| root().join(".deps").join(self.folder), PathBuf::from)
+    }
+
+    /// What one can do where it cannot be fetched.
+    fn remedy(&self) -> String {
+        format!("unpack {} yourself and set {} to its folder", self.name, self.variable)
+    }
+
+    /// Whether the user's `folder` holds the library.
+    fn is_good(&self, folder: PathBuf) -> Result<(), Error> {
+        if self.signs.iter().any(|sign| folder.join(sign).exists()) {
+            return Ok(());
+        }
+        Err(Error::Library { variable: self.variable, name: self.name, folder, sign: self.signs[0] })
+    }
+
     fn provide(&self, deps: &Path) -> Result<(), Error> {
         if self.is_whole(deps) {
             return Ok(());
@@ -99,7 +84,7 @@ impl Library {
         fs::create_dir_all(&wheels).at(&wheels)?;
         for wheel in self.wheels {
             if !wheel.is_in(&wheels)? {
-                download(wheel, &wheels)?;
+                self.download(wheel, &wheels)?;
             }
         }
         self.build(deps, &wheels)?;
@@ -134,38 +119,48 @@ impl Library {
         remove_if_there(&place)?;
         fs::rename(&partial, &place).at(&place)
     }
+
+    /// Downloads `wheel` into `folder` with pip, which knows the user's mirrors and proxies.
+    fn download(&self, wheel: &Wheel, folder: &Path) -> Result<(), Error> {
+        let what = wheel.requirement();
+        let pip = |reason| Error::Pip { python: PYTHON, reason, what: what.clone(), remedy: self.remedy() };
+        let version = Command::new(PYTHON).args(["-m", "pip", "--version"]).output();
+        let version = version.map_err(|error| pip(error.to_string()))?;
+        if !version.status.success() {
+            return Err(pip(String::from_utf8_lossy(&version.stderr).trim().to_owned()));
+        }
+        eprintln!("downloading {what}");
+        // The wheel for CPython 3.11, whichever Python runs pip: no Python code of it is used.
+        let mut command = Command::new(PYTHON);
+        command.args(["-m", "pip", "download", "--quiet", "--no-cache-dir", "--no-deps", "--only-binary=:all:"]);
+        command.args(["--implementation", "cp", "--python-version", "3.11", "--abi", "cp311", "--abi", "none"]);
+        for tag in ["_2_28", "_2_25", "_2_17", "2014", "2010", "_2_12"] {
+            command.args(["--platform", &format!("manylinux{tag}_x86_64")]);
+        }
+        let status = command.arg("--dest").arg(folder).arg(&what).status().map_err(|error| pip(error.to_string()))?;
+        if status.success() && wheel.is_in(folder)? { Ok(()) } else { Err(Error::Download { what }) }
+    }
 }
 
 fn remove_if_there(folder: &Path) -> Result<(), Error> {
     if folder.exists() { fs::remove_dir_all(folder).at(folder) } else { Ok(()) }
 }
 
-/// Downloads `wheel` into `folder` with pip, which knows the user's mirrors and proxies.
-fn download(wheel: &Wheel, folder: &Path) -> Result<(), Error> {
-    let what = wheel.requirement();
-    let pip = |reason| Error::Pip { python: PYTHON, reason, what: what.clone(), version: LIBTORCH_VERSION };
-    let version = Command::new(PYTHON).args(["-m", "pip", "--version"]).output();
-    let version = version.map_err(|error| pip(error.to_string()))?;
-    if !version.status.success() {
-        return Err(pip(String::from_utf8_lossy(&version.stderr).trim().to_owned()));
-    }
-    eprintln!("downloading {what}");
-    // The wheel for CPython 3.11, whichever Python runs pip: no Python code of it is used.
-    let mut command = Command::new(PYTHON);
-    command.args(["-m", "pip", "download", "--quiet", "--no-cache-dir", "--no-deps", "--only-binary=:all:"]);
-    command.args(["--implementation", "cp", "--python-version", "3.11", "--abi", "cp311", "--abi", "none"]);
-    for tag in ["_2_28", "_2_25", "_2_17", "2014", "2010", "_2_12"] {
-        command.args(["--platform", &format!("manylinux{tag}_x86_64")]);
-    }
-    let status = command.arg("--dest").arg(folder).arg(&what).status().map_err(|error| pip(error.to_string()))?;
-    if status.success() && wheel.is_in(folder)? { Ok(()) } else { Err(Error::Download { what }) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::libraries::{CUDA_TOOLS, LIBTORCH, NVRTC, NVRTC_12};
+    use std::collections::HashSet;
 
-    const EMPTY: Library = Library { folder: "example", wheels: &[], written: &[("note", "made\n")] };
+    const EMPTY: Library = Library {
+        name: "example 1.0",
+        folder: "example",
+        variable: "XTASK_TEST_EXAMPLE",
+        signs: &["lib/libexample.so", "lib/libexample.dylib"],
+        wheels: &[],
+        written: &[("note", "made\n")],
+    };
+    const ALL: [&Library; 4] = [&LIBTORCH, &NVRTC, &NVRTC_12, &CUDA_TOOLS];
 
     #[test]
     fn a_library_is_whole_only_with_the_stamp_of_its_wheels() {
@@ -188,5 +183,57 @@ mod tests {
         assert!(EMPTY.is_whole(deps.path()));
         assert!(!deps.path().join("example/left").exists() && !deps.path().join("example.partial").exists());
         assert_eq!(fs::read_to_string(deps.path().join("example/note")).expect("written"), "made\n");
+    }
+
+    #[test]
+    fn a_folder_of_the_users_counts_if_it_holds_the_library() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let error = EMPTY.is_good(folder.path().to_owned()).expect_err("empty").to_string();
+        for part in ["XTASK_TEST_EXAMPLE", "example 1.0", "lib/libexample.so"] {
+            assert!(error.contains(part), "{error}");
+        }
+        fs::create_dir_all(folder.path().join("lib")).expect("a folder");
+        fs::write(folder.path().join("lib/libexample.dylib"), "").expect("a file");
+        EMPTY.is_good(folder.path().to_owned()).expect("any of the signs will do");
+    }
+
+    #[test]
+    fn what_can_be_done_names_the_library_that_is_missing() {
+        for library in ALL {
+            let errors = [
+                Error::Platform { name: library.name, remedy: library.remedy() },
+                Error::Pip {
+                    python: PYTHON,
+                    reason: "none".to_owned(),
+                    what: library.wheels[0].requirement(),
+                    remedy: library.remedy(),
+                },
+            ];
+            for error in errors.map(|error| error.to_string()) {
+                assert!(error.contains(library.name) && error.contains(library.variable), "{error}");
+                assert_eq!(error.contains("libtorch"), library.folder == "libtorch", "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_library_has_a_place_of_its_own_and_whole_pins() {
+        let folders: HashSet<_> = ALL.iter().flat_map(|library| [library.folder, library.variable]).collect();
+        assert_eq!(folders.len(), 2 * ALL.len());
+        for wheel in ALL.iter().flat_map(|library| library.wheels) {
+            let start = format!("{}-{}-", wheel.package.replace('-', "_"), wheel.version);
+            assert!(wheel.file.starts_with(&start) && wheel.file.ends_with("x86_64.whl"), "{}", wheel.file);
+            assert!(wheel.sha256.len() == 64 && wheel.sha256.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        }
+    }
+
+    #[test]
+    fn cargo_points_every_variable_into_deps() {
+        for library in ALL {
+            let config = fs::read_to_string(root().join(".cargo/config.toml")).expect("cargo's configuration");
+            let line = format!("{} = {{ value = \".deps/{}\", relative = true }}", library.variable, library.folder);
+            assert!(config.lines().any(|found| found == line), "{line}");
+            assert!(env::var_os(library.variable).is_some(), "{} is not set", library.variable);
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! What can keep a task from being done.
 
-use std::{io, path::PathBuf, process::ExitStatus};
+use std::{env, io, path::PathBuf, process::ExitStatus};
 
 /// Why a task failed.
 #[derive(Debug, thiserror::Error)]
@@ -19,18 +19,19 @@ pub(crate) enum Error {
     Checksum { path: PathBuf, found: String, expected: &'static str },
     #[error(
         "`{python} -m pip` cannot be run ({reason}), and it is what downloads {what}: install Python 3 with pip (Debian: \
-         apt install python3-pip), or unpack libtorch {version} for CPU yourself and set LIBTORCH to its folder"
+         apt install python3-pip), or {remedy}"
     )]
-    Pip { python: &'static str, reason: String, what: String, version: &'static str },
+    Pip { python: &'static str, reason: String, what: String, remedy: String },
     #[error("pip could not download {what} (its message is above); what was already fetched is kept, run again")]
     Download { what: String },
-    #[error(
-        "no libtorch is pinned for this platform (only for Linux on x86-64): unpack libtorch {version} for CPU and set \
-         LIBTORCH to its folder"
-    )]
-    Platform { version: &'static str },
-    #[error("LIBTORCH is {}, but there is no lib/libtorch_cpu library in it", folder.display())]
-    Libtorch { folder: PathBuf },
+    #[error("{name} is not pinned for this platform (only for Linux on x86-64): {remedy}")]
+    Platform { name: &'static str, remedy: String },
+    #[error("{variable} is {}, but there is no {sign} in it: {variable} must name a folder with {name}", folder.display())]
+    Library { variable: &'static str, name: &'static str, folder: PathBuf, sign: &'static str },
+    #[error("cargo built {package} without saying where the library is: this version of cargo is not known")]
+    Artifact { package: &'static str },
+    #[error("{}: programs cannot be made to search this folder: {source}; move the workspace", folder.display())]
+    SearchPath { folder: PathBuf, source: env::JoinPathsError },
     #[error("`{command}` cannot be started: {source}")]
     Start { command: String, source: io::Error },
     #[error("`{command}` failed: {status}")]

@@ -4,10 +4,14 @@ mod archive;
 mod deps;
 mod error;
 mod fixtures;
+mod libraries;
+mod ptxvm;
+mod scope;
 mod steps;
 
 use clap::{Parser, Subcommand};
 use error::Error;
+use libraries::LIBTORCH;
 use std::process::ExitCode;
 
 /// Tasks of the segface project.
@@ -20,7 +24,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Fetch what only tests and benches need (libtorch, 540 MB to download, 490 MB kept) into .deps, once.
+    /// Fetch what only tests and benches need into .deps, once: libtorch (540 MB to download, 490 MB kept); for ptxvm, two
+    /// versions of NVRTC and NVIDIA's assembler (234 MB to download, 290 MB kept).
     Deps,
     /// Run every test: the crates' own, then the suite that compares all of it with libtorch.
     Test {
@@ -34,6 +39,8 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Build ptxvm, its CUDA driver library and its command, and print how programs are made to use the library.
+    Ptxvm,
     /// Formatting, lints and documentation, each without a warning, then every test.
     Ci,
     /// Compare speed with libtorch: one table.
@@ -58,19 +65,19 @@ fn main() -> ExitCode {
 
 fn run(task: Task) -> Result<(), Error> {
     match task {
-        Task::Deps => deps::provide(),
-        Task::Test { seed, cases, arguments } => {
-            deps::provide()?;
-            steps::test(seed, cases, &arguments)
+        Task::Deps => {
+            deps::provide(&[&LIBTORCH])?;
+            deps::provide(&ptxvm::NEEDED)
         }
-        Task::Ci => {
-            deps::provide()?;
-            steps::ci()
+        Task::Test { seed, cases, arguments } => steps::test(seed, cases, &arguments),
+        Task::Ptxvm => {
+            let folder = ptxvm::build_all()?;
+            eprintln!("the command is {}", folder.join("ptxvm").display());
+            println!("{}", ptxvm::export(&folder));
+            Ok(())
         }
-        Task::Bench { arguments } => {
-            deps::provide()?;
-            steps::bench(&arguments)
-        }
+        Task::Ci => steps::ci(),
+        Task::Bench { arguments } => steps::bench(&arguments),
         Task::Fixtures => fixtures::make(),
     }
 }

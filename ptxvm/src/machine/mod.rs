@@ -1,0 +1,16 @@
+//! The machine: warps, blocks and grids, and what runs them.
+
+pub(crate) mod block;
+pub(crate) mod fault;
+pub(crate) mod lanes;
+pub(crate) mod launch;
+mod module;
+pub(crate) mod op;
+pub(crate) mod splits;
+pub(crate) mod warp;
+mod workers;
+
+pub use fault::{Fault, FaultKind, Place};
+pub use launch::{Launch, Options, Order, run};
+pub use module::{KernelId, LoadError, LoadedModule};
+pub use op::{Tier, tier};

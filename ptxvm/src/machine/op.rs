@@ -1,0 +1,257 @@
+//! A decoded operation, and how a closure over lanes becomes one in every instruction set.
+
+use super::warp::Warp;
+use std::{marker::PhantomData, sync::OnceLock};
+
+/// What the run loop does after an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Flow {
+    /// Go on with the operation that follows.
+    Next,
+    /// The operation has set the program counter.
+    Jump,
+    /// The running split has stopped (waits, has arrived at a join, has exited, or gives way); pick another.
+    Suspend,
+    /// [`Warp::fault`] is set.
+    Fault,
+}
+
+/// Computes one operation for the lanes of [`Warp::mask`].
+///
+/// # Safety
+/// `op` must belong to the function whose frame is the warp's current one: its slots are offsets into that frame's
+/// registers, checked when the function was compiled.
+pub type Exec = unsafe fn(&mut Warp, &Op) -> Flow;
+
+/// Where a value lives: a byte offset into the registers of the frame. While a function is being compiled it is the
+/// number of a virtual register or constant instead.
+pub type Slot = u32;
+
+/// No operand.
+pub const NO_SLOT: Slot = u32::MAX;
+
+/// One operation; a cache line.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub struct Op {
+    /// What it does.
+    pub exec: Exec,
+    /// Destination.
+    pub d: Slot,
+    /// First source.
+    pub a: Slot,
+    /// Second source.
+    pub b: Slot,
+    /// Third source.
+    pub c: Slot,
+    /// A plain number: an address offset, a branch target, a packed description. Never a slot.
+    pub imm: u64,
+    /// First of `count` further slots in the function's operand list (vectors, fragments, arguments).
+    pub wide: u32,
+    /// Number of further slots.
+    pub count: u32,
+    /// A plain number.
+    pub x: u32,
+    /// A plain number.
+    pub y: u32,
+    /// Index of the instruction it came from (`FunctionCode::instructions`).
+    pub instruction: u32,
+}
+
+impl Op {
+    /// An operation without operands.
+    pub fn new(exec: Exec) -> Self {
+        Self {
+            exec,
+            d: NO_SLOT,
+            a: NO_SLOT,
+            b: NO_SLOT,
+            c: NO_SLOT,
+            imm: 0,
+            wide: 0,
+            count: 0,
+            x: 0,
+            y: 0,
+            instruction: 0,
+        }
+    }
+}
+
+/// The instruction sets that operations are compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tier {
+    /// What the target of the build has.
+    Portable,
+    /// AVX2, FMA, F16C, BMI.
+    Avx2,
+    /// AVX-512 F, BW, DQ, VL besides.
+    Avx512,
+}
+
+/// The best tier of this machine; `PTXVM_TIER=portable|avx2|avx512` lowers it.
+pub fn tier() -> Tier {
+    static TIER: OnceLock<Tier> = OnceLock::new();
+    *TIER.get_or_init(|| {
+        let best = detect();
+        let wanted = match std::env::var("PTXVM_TIER").as_deref() {
+            Ok("portable") => Tier::Portable,
+            Ok("avx2") => Tier::Avx2,
+            _ => Tier::Avx512,
+        };
+        best.min(wanted)
+    })
+}
+
+#[cfg(target_arch = "x86_64")]
+fn detect() -> Tier {
+    let avx2 = is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("fma")
+        && is_x86_feature_detected!("f16c")
+        && is_x86_feature_detected!("bmi1")
+        && is_x86_feature_detected!("bmi2")
+        && is_x86_feature_detected!("lzcnt")
+        && is_x86_feature_detected!("popcnt");
+    let avx512 = avx2
+        && is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl");
+    match (avx512, avx2) {
+        (true, _) => Tier::Avx512,
+        (_, true) => Tier::Avx2,
+        _ => Tier::Portable,
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn detect() -> Tier {
+    Tier::Portable
+}
+
+/// The body of an operation, without the tier it is compiled for.
+///
+/// Implementations mark `run` `#[inline(always)]`, so that it takes on the features of the function it is put into.
+pub trait Body {
+    /// See [`Exec`].
+    ///
+    /// # Safety
+    /// As [`Exec`].
+    unsafe fn run(warp: &mut Warp, op: &Op) -> Flow;
+}
+
+unsafe fn portable<B: Body>(warp: &mut Warp, op: &Op) -> Flow {
+    // SAFETY: the caller keeps `Exec`'s contract.
+    unsafe { B::run(warp, op) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt")]
+unsafe fn avx2<B: Body>(warp: &mut Warp, op: &Op) -> Flow {
+    // SAFETY: the caller keeps `Exec`'s contract.
+    unsafe { B::run(warp, op) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn avx512<B: Body>(warp: &mut Warp, op: &Op) -> Flow {
+    // SAFETY: the caller keeps `Exec`'s contract.
+    unsafe { B::run(warp, op) }
+}
+
+/// `B` compiled for the best tier of this machine.
+pub fn exec<B: Body>() -> Exec {
+    match tier() {
+        Tier::Portable => portable::<B>,
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx2 => avx2::<B>,
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx512 => avx512::<B>,
+        #[cfg(not(target_arch = "x86_64"))]
+        _ => portable::<B>,
+    }
+}
+
+/// A closure without captures, made from nothing: how a closure becomes part of a function's type.
+#[inline(always)]
+pub(crate) fn conjure<F: Copy>() -> F {
+    const { assert!(size_of::<F>() == 0, "closures of operations must not capture") };
+    // SAFETY: F has no bytes, so there is none to be invalid; a value of it has been passed to the caller's caller, so
+    // the type is inhabited.
+    unsafe { std::mem::MaybeUninit::<F>::uninit().assume_init() }
+}
+
+macro_rules! closure_bodies {
+    ($($name:ident, $function:ident, ($($source:ident : $field:ident),*), $doc:literal;)*) => {$(
+        struct $name<R, $($source,)* F>(PhantomData<(R, $($source,)* F)>);
+
+        impl<R: Lane, $($source: Lane,)* F: Fn($($source),*) -> R + Copy> Body for $name<R, $($source,)* F> {
+            #[inline(always)]
+            unsafe fn run(warp: &mut Warp, op: &Op) -> Flow {
+                let function = conjure::<F>();
+                // SAFETY: the slots are this frame's (`Exec`'s contract) and were made for these types by the decoder.
+                unsafe {
+                    $(let $field = warp.lanes::<$source>(op.$field);)*
+                    let mut result = [R::Stored::default(); 32];
+                    for lane in 0..32 {
+                        result[lane] = R::store(function($($source::load((*$field)[lane])),*));
+                    }
+                    warp.write::<R>(op.d, &result);
+                }
+                Flow::Next
+            }
+        }
+
+        #[doc = $doc]
+        pub(crate) fn $function<R: Lane, $($source: Lane,)* F: Fn($($source),*) -> R + Copy>(_: F) -> Exec {
+            exec::<$name<R, $($source,)* F>>()
+        }
+    )*};
+}
+
+use super::lanes::Lane;
+
+closure_bodies! {
+    Map1, map1, (A: a), "`d = f(a)` in every lane.";
+    Map2, map2, (A: a, B: b), "`d = f(a, b)` in every lane.";
+    Map3, map3, (A: a, B: b, C: c), "`d = f(a, b, c)` in every lane.";
+}
+
+struct Test2<A, B, F>(PhantomData<(A, B, F)>);
+
+impl<A: Lane, B: Lane, F: Fn(A, B) -> bool + Copy> Body for Test2<A, B, F> {
+    #[inline(always)]
+    unsafe fn run(warp: &mut Warp, op: &Op) -> Flow {
+        let function = conjure::<F>();
+        // SAFETY: as in Map2; `d` is a predicate slot.
+        unsafe {
+            let a = warp.lanes::<A>(op.a);
+            let b = warp.lanes::<B>(op.b);
+            let mut bits = 0u32;
+            for lane in 0..32 {
+                bits |= u32::from(function(A::load((*a)[lane]), B::load((*b)[lane]))) << lane;
+            }
+            warp.write_predicate(op.d, bits);
+        }
+        Flow::Next
+    }
+}
+
+/// `d = f(a, b)`, a predicate.
+pub(crate) fn test2<A: Lane, B: Lane, F: Fn(A, B) -> bool + Copy>(_: F) -> Exec {
+    exec::<Test2<A, B, F>>()
+}
+
+struct Free<F>(PhantomData<F>);
+
+impl<F: Fn(&mut Warp, &Op) -> Flow + Copy> Body for Free<F> {
+    #[inline(always)]
+    unsafe fn run(warp: &mut Warp, op: &Op) -> Flow {
+        conjure::<F>()(warp, op)
+    }
+}
+
+/// Any body, given the warp and the operation. The closure states in its own `unsafe` blocks why its slots are right.
+pub(crate) fn free<F: Fn(&mut Warp, &Op) -> Flow + Copy>(_: F) -> Exec {
+    exec::<Free<F>>()
+}

@@ -1,0 +1,396 @@
+//! What lanes of a warp tell one another: `shfl`, `vote`, `match`, `redux`, `activemask`, `elect`.
+
+use crate::{
+    machine::{
+        op::{Exec, Flow, NO_SLOT, Op, Slot, free},
+        warp::Warp,
+    },
+    program::{
+        CompileError,
+        builder::{Builder, Modifiers},
+    },
+    ptx::ast::{Instruction, Operand, Type},
+};
+
+/// All lanes that the running lanes' member masks name.
+pub(super) fn members(warp: &Warp, slot: Slot) -> u32 {
+    // SAFETY: a 32-bit slot of this frame.
+    let masks = unsafe { warp.lanes::<u32>(slot) };
+    let first = masks[warp.leader()];
+    if active(warp).all(|lane| masks[lane] == first) {
+        return first;
+    }
+    active(warp).fold(0, |all, lane| all | masks[lane])
+}
+
+fn active(warp: &Warp) -> impl Iterator<Item = usize> + use<> {
+    let mask = warp.mask;
+    (0..32).filter(move |lane| mask >> lane & 1 != 0)
+}
+
+/// Tells the monitor of each distinct member mask.
+pub(super) fn tell_members(warp: &mut Warp, slot: Slot, memory: bool) {
+    if warp.monitor.is_none() {
+        return;
+    }
+    // SAFETY: a 32-bit slot of this frame.
+    let masks = *unsafe { warp.lanes::<u32>(slot) };
+    let (all, mut left) = (warp.mask, warp.mask);
+    while left != 0 {
+        let members = masks[left.trailing_zeros() as usize];
+        let group = (0..32).filter(|&lane| left >> lane & 1 != 0 && masks[lane] == members).fold(0, |g, lane| g | 1 << lane);
+        warp.mask = group;
+        if let Some(monitor) = warp.monitor() {
+            monitor.warp_sync(warp, members, memory);
+        }
+        left &= !group;
+    }
+    warp.mask = all;
+}
+
+/// Comes together for `members` in slot `slot`, then runs `f`.
+#[inline(always)]
+fn together(warp: &mut Warp, slot: Slot, f: impl FnOnce(&mut Warp)) -> Flow {
+    let members = members(warp, slot);
+    if let Some(flow) = warp.converge(members) {
+        return flow;
+    }
+    tell_members(warp, slot, false);
+    f(warp);
+    Flow::Next
+}
+
+#[derive(Clone, Copy)]
+enum Shuffle {
+    Up,
+    Down,
+    Butterfly,
+    Index,
+}
+
+/// `d`: result, `x`: its predicate or none; `a`: value, `b`: lane or distance, `c`: clamp and segment mask,
+/// `wide[0]`: members (none for the form without `.sync`).
+fn shuffle<const KIND: u8>() -> Exec {
+    let kind = const {
+        match KIND {
+            0 => Shuffle::Up,
+            1 => Shuffle::Down,
+            2 => Shuffle::Butterfly,
+            _ => Shuffle::Index,
+        }
+    };
+    match kind {
+        Shuffle::Up => free(|warp, op| run_shuffle(warp, op, Shuffle::Up)),
+        Shuffle::Down => free(|warp, op| run_shuffle(warp, op, Shuffle::Down)),
+        Shuffle::Butterfly => free(|warp, op| run_shuffle(warp, op, Shuffle::Butterfly)),
+        Shuffle::Index => free(|warp, op| run_shuffle(warp, op, Shuffle::Index)),
+    }
+}
+
+#[inline(always)]
+fn run_shuffle(warp: &mut Warp, op: &Op, kind: Shuffle) -> Flow {
+    // SAFETY: `wide` holds the members and the predicate.
+    let wide = unsafe { warp.wide(op) };
+    together(warp, wide[0], |warp| {
+        // SAFETY: `a`, `b`, `c` and `d` are 32-bit slots of this frame, `wide[1]` a predicate slot.
+        unsafe {
+            let values = warp.lanes::<u32>(op.a);
+            let (distances, clamps) = (warp.lanes::<u32>(op.b), warp.lanes::<u32>(op.c));
+            let mut result = [0; 32];
+            let mut valid = 0;
+            for lane in 0..32i32 {
+                let (b, c) = (distances[lane as usize], clamps[lane as usize]);
+                let (distance, clamp, segments) = ((b & 31) as i32, (c & 31) as i32, (c >> 8 & 31) as i32);
+                let max_lane = lane & segments | clamp & !segments;
+                let min_lane = lane & segments;
+                let (source, holds) = match kind {
+                    Shuffle::Up => (lane - distance, lane - distance >= max_lane),
+                    Shuffle::Down => (lane + distance, lane + distance <= max_lane),
+                    Shuffle::Butterfly => (lane ^ distance, lane ^ distance <= max_lane),
+                    Shuffle::Index => {
+                        let source = min_lane | distance & !segments;
+                        (source, source <= max_lane)
+                    }
+                };
+                let source = if holds { source } else { lane };
+                valid |= u32::from(holds) << lane;
+                result[lane as usize] = values[(source & 31) as usize];
+            }
+            warp.write::<u32>(op.d, &result);
+            if wide[1] != NO_SLOT {
+                warp.write_predicate(wide[1], valid);
+            }
+        }
+    })
+}
+
+/// Runs `f` for each group of lanes with the same member mask.
+#[inline(always)]
+fn by_group(warp: &mut Warp, slot: Slot, mut f: impl FnMut(&mut Warp, u32)) {
+    // SAFETY: a 32-bit slot of this frame.
+    let masks = *unsafe { warp.lanes::<u32>(slot) };
+    let (all, mut left) = (warp.mask, warp.mask);
+    while left != 0 {
+        let members = masks[left.trailing_zeros() as usize];
+        let group = (0..32).filter(|&lane| left >> lane & 1 != 0 && masks[lane] == members).fold(0, |g, lane| g | 1 << lane);
+        warp.mask = group;
+        f(warp, group);
+        left &= !group;
+    }
+    warp.mask = all;
+}
+
+/// `x`: 0 all, 1 any, 2 uni, 3 ballot; `a`: predicate, `y`: its negation; `b`: members.
+fn vote() -> Exec {
+    free(|warp, op| {
+        together(warp, op.b, |warp| {
+            by_group(warp, op.b, |warp, group| {
+                // SAFETY: `a` is a predicate slot; `d` a 32-bit slot for ballot, else a predicate slot.
+                unsafe {
+                    let holds = (warp.predicate(op.a) ^ 0u32.wrapping_sub(op.y)) & group;
+                    let flag = |flag: bool| if flag { u32::MAX } else { 0 };
+                    match op.x {
+                        0 => warp.write_predicate(op.d, flag(holds == group)),
+                        1 => warp.write_predicate(op.d, flag(holds != 0)),
+                        2 => warp.write_predicate(op.d, flag(holds == group || holds == 0)),
+                        _ => warp.write::<u32>(op.d, &[holds; 32]),
+                    }
+                }
+            });
+        })
+    })
+}
+
+/// `d`: mask of equal lanes; `wide[0]`: predicate (match.all) or none; `a`: value of `x` bits; `b`: members; `y`: all.
+fn matches() -> Exec {
+    free(|warp, op| {
+        together(warp, op.b, |warp| {
+            // SAFETY: `wide` holds the predicate's slot.
+            let predicate = unsafe { warp.wide(op)[0] };
+            by_group(warp, op.b, |warp, group| {
+                // SAFETY: `a` is a slot of `x` bits, `d` a 32-bit slot, the predicate a predicate slot.
+                unsafe {
+                    let value: [u64; 32] = if op.x == 64 {
+                        *warp.lanes::<u64>(op.a)
+                    } else {
+                        warp.lanes::<u32>(op.a).map(u64::from)
+                    };
+                    let equal = |lane: usize| {
+                        (0..32).filter(|&k| group >> k & 1 != 0 && value[k] == value[lane]).fold(0u32, |m, k| m | 1 << k)
+                    };
+                    if op.y != 0 {
+                        let all = equal(group.trailing_zeros() as usize) == group;
+                        warp.write::<u32>(op.d, &[if all { group } else { 0 }; 32]);
+                        if predicate != NO_SLOT {
+                            warp.write_predicate(predicate, if all { u32::MAX } else { 0 });
+                        }
+                    } else {
+                        let result = std::array::from_fn(equal);
+                        warp.write::<u32>(op.d, &result);
+                    }
+                }
+            });
+        })
+    })
+}
+
+/// `redux`: combines `a` over the members (`b`).
+fn reduce<T: crate::machine::lanes::Lane<Stored = u32>, F: Fn(T, T) -> T + Copy>(_: F) -> Exec {
+    free(|warp, op| {
+        let combine = crate::machine::op::conjure::<F>();
+        together(warp, op.b, |warp| {
+            by_group(warp, op.b, |warp, group| {
+                // SAFETY: `a` and `d` are 32-bit slots of this frame.
+                unsafe {
+                    let values = warp.lanes::<T>(op.a);
+                    let mut lanes = (0..32).filter(|&lane| group >> lane & 1 != 0).map(|lane| T::load(values[lane]));
+                    if let Some(first) = lanes.next() {
+                        let result = lanes.fold(first, combine);
+                        warp.write::<T>(op.d, &[result.store(); 32]);
+                    }
+                }
+            });
+        })
+    })
+}
+
+fn activemask() -> Exec {
+    free(|warp, op| {
+        let mask = warp.mask;
+        // SAFETY: `d` is a 32-bit slot of this frame.
+        unsafe { warp.write::<u32>(op.d, &[mask; 32]) };
+        Flow::Next
+    })
+}
+
+/// `d`: number of the elected lane, `c`: predicate that holds in it; `b`: members.
+fn elect() -> Exec {
+    free(|warp, op| {
+        together(warp, op.b, |warp| {
+            by_group(warp, op.b, |warp, group| {
+                let leader = group.trailing_zeros();
+                // SAFETY: `d` is a 32-bit slot, `c` a predicate slot.
+                unsafe {
+                    warp.write::<u32>(op.d, &[leader; 32]);
+                    warp.write_predicate(op.c, 1 << leader);
+                }
+            });
+        })
+    })
+}
+
+/// The two halves of `d|p`.
+fn halves(operand: &Operand) -> (&Operand, Option<&Operand>) {
+    match operand {
+        Operand::Pair(first, second) => (first, Some(second)),
+        other => (other, None),
+    }
+}
+
+/// All of the family.
+pub(crate) fn decode(i: &Instruction, b: &mut Builder<'_>) -> Result<(), CompileError> {
+    let mut modifiers = Modifiers::of(i);
+    if i.opcode == "activemask" {
+        let ty = modifiers.take_type();
+        modifiers.finish(b)?;
+        let [result] = b.operands::<1>(i)?;
+        if ty != Some(Type::B32) {
+            return Err(b.unknown(i));
+        }
+        let mut op = Op::new(activemask());
+        op.d = b.write(i, result, Type::B32)?;
+        b.emit(op);
+        return Ok(());
+    }
+    let sync = modifiers.take("sync");
+    if !sync {
+        return Err(b.error(i, "the forms without .sync are gone since sm_70"));
+    }
+    match i.opcode.as_str() {
+        "shfl" => {
+            let mode = modifiers.take_any(&["up", "down", "bfly", "idx"]);
+            let ty = modifiers.take_type();
+            modifiers.finish(b)?;
+            let [result, value, distance, clamp, members] = b.operands::<5>(i)?;
+            let exec = match (mode, ty) {
+                (Some("up"), Some(Type::B32)) => shuffle::<0>(),
+                (Some("down"), Some(Type::B32)) => shuffle::<1>(),
+                (Some("bfly"), Some(Type::B32)) => shuffle::<2>(),
+                (Some("idx"), Some(Type::B32)) => shuffle::<3>(),
+                _ => return Err(b.unknown(i)),
+            };
+            let mut op = Op::new(exec);
+            op.a = b.read(i, value, Type::B32)?;
+            op.b = b.read(i, distance, Type::B32)?;
+            op.c = b.read(i, clamp, Type::B32)?;
+            let members = b.read(i, members, Type::B32)?;
+            let (result, predicate) = halves(result);
+            op.d = b.write(i, result, Type::B32)?;
+            let predicate = predicate.map_or(Ok(NO_SLOT), |predicate| b.write_predicate(i, predicate))?;
+            b.emit_suspending(op, vec![members, predicate]);
+        }
+        "vote" => {
+            let mode = modifiers.take_any(&["all", "any", "uni", "ballot"]);
+            let ty = modifiers.take_type();
+            modifiers.finish(b)?;
+            let [result, predicate, members] = b.operands::<3>(i)?;
+            let mut op = Op::new(vote());
+            let (slot, negated) = b.read_predicate(i, predicate)?;
+            (op.a, op.y) = (slot, negated.into());
+            op.b = b.read(i, members, Type::B32)?;
+            (op.x, op.d) = match (mode, ty) {
+                (Some("all"), Some(Type::Pred)) => (0, b.write_predicate(i, result)?),
+                (Some("any"), Some(Type::Pred)) => (1, b.write_predicate(i, result)?),
+                (Some("uni"), Some(Type::Pred)) => (2, b.write_predicate(i, result)?),
+                (Some("ballot"), Some(Type::B32)) => (3, b.write(i, result, Type::B32)?),
+                _ => return Err(b.unknown(i)),
+            };
+            b.emit_suspending(op, vec![]);
+        }
+        "match" => {
+            let mode = modifiers.take_any(&["any", "all"]);
+            let ty = modifiers.take_type();
+            modifiers.finish(b)?;
+            let [result, value, members] = b.operands::<3>(i)?;
+            let (Some(mode), Some(ty @ (Type::B32 | Type::B64))) = (mode, ty) else { return Err(b.unknown(i)) };
+            let mut op = Op::new(matches());
+            (op.x, op.y) = (ty.bits(), u32::from(mode == "all"));
+            op.a = b.read(i, value, ty)?;
+            op.b = b.read(i, members, Type::B32)?;
+            let (result, predicate) = halves(result);
+            op.d = b.write(i, result, Type::B32)?;
+            let predicate = match predicate {
+                Some(predicate) if mode == "all" => b.write_predicate(i, predicate)?,
+                None => NO_SLOT,
+                Some(_) => return Err(b.unknown(i)),
+            };
+            b.emit_suspending(op, vec![predicate]);
+        }
+        "redux" => {
+            let mode = modifiers.take_any(&["add", "min", "max", "and", "or", "xor"]);
+            let absolute = modifiers.take("abs");
+            let nan = modifiers.take("NaN");
+            let ty = modifiers.take_type();
+            modifiers.finish(b)?;
+            let [result, value, members] = b.operands::<3>(i)?;
+            let exec = match (mode, ty, absolute, nan) {
+                (Some("add"), Some(Type::U32 | Type::S32), false, false) => reduce(|a: u32, b: u32| a.wrapping_add(b)),
+                (Some("min"), Some(Type::U32), false, false) => reduce(|a: u32, b: u32| a.min(b)),
+                (Some("max"), Some(Type::U32), false, false) => reduce(|a: u32, b: u32| a.max(b)),
+                (Some("min"), Some(Type::S32), false, false) => reduce(|a: i32, b: i32| a.min(b)),
+                (Some("max"), Some(Type::S32), false, false) => reduce(|a: i32, b: i32| a.max(b)),
+                (Some("and"), Some(Type::B32), false, false) => reduce(|a: u32, b: u32| a & b),
+                (Some("or"), Some(Type::B32), false, false) => reduce(|a: u32, b: u32| a | b),
+                (Some("xor"), Some(Type::B32), false, false) => reduce(|a: u32, b: u32| a ^ b),
+                (Some("min"), Some(Type::F32), false, false) => reduce(|a: f32, b: f32| least(a, b, false)),
+                (Some("max"), Some(Type::F32), false, false) => reduce(|a: f32, b: f32| -least(-a, -b, false)),
+                (Some("min"), Some(Type::F32), false, true) => reduce(|a: f32, b: f32| least(a, b, true)),
+                (Some("max"), Some(Type::F32), false, true) => reduce(|a: f32, b: f32| most(a, b)),
+                (Some("min"), Some(Type::F32), true, false) => reduce(|a: f32, b: f32| least(a.abs(), b.abs(), false)),
+                (Some("max"), Some(Type::F32), true, false) => reduce(|a: f32, b: f32| -least(-a.abs(), -b.abs(), false)),
+                _ => return Err(b.unknown(i)),
+            };
+            let mut op = Op::new(exec);
+            op.a = b.read(i, value, Type::B32)?;
+            op.b = b.read(i, members, Type::B32)?;
+            op.d = b.write(i, result, Type::B32)?;
+            b.emit_suspending(op, vec![]);
+        }
+        "elect" => {
+            modifiers.finish(b)?;
+            let [result, members] = b.operands::<2>(i)?;
+            let (result, Some(predicate)) = halves(result) else {
+                return Err(b.error(i, "a destination d|p is expected"));
+            };
+            let mut op = Op::new(elect());
+            op.b = b.read(i, members, Type::B32)?;
+            op.d = b.write(i, result, Type::B32)?;
+            op.c = b.write_predicate(i, predicate)?;
+            b.emit_suspending(op, vec![]);
+        }
+        _ => return Err(b.unknown(i)),
+    }
+    Ok(())
+}
+
+/// The smaller, −0 below +0; of a number and a NaN the number, or with `nan` the canonical NaN.
+fn least(a: f32, b: f32, nan: bool) -> f32 {
+    match (a.is_nan(), b.is_nan()) {
+        (true, true) => f32::from_bits(0x7fff_ffff),
+        (true, _) | (_, true) if nan => f32::from_bits(0x7fff_ffff),
+        (true, _) => b,
+        (_, true) => a,
+        _ if a == b => f32::from_bits(a.to_bits() | b.to_bits() & 0x8000_0000),
+        _ => {
+            if a < b {
+                a
+            } else {
+                b
+            }
+        }
+    }
+}
+
+fn most(a: f32, b: f32) -> f32 {
+    if a.is_nan() || b.is_nan() { f32::from_bits(0x7fff_ffff) } else { -least(-a, -b, false) }
+}

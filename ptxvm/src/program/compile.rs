@@ -1,0 +1,403 @@
+//! A whole program from syntax trees.
+
+use super::{
+    CompileError, Formal, FunctionCode, InstructionInfo, KernelInfo, Program,
+    allocate::{allocate, mark_partial, patch},
+    builder::Builder,
+    draft::{Control, Label},
+    flow::{Flow, lay_out},
+    symbols::{ModuleSymbols, Symbol},
+    variables::{kernel_params, module_symbols},
+};
+use crate::{
+    machine::op::Op,
+    ops::{self, control},
+    ptx::ast::{self, Block, Function, Instruction, Module, Statement},
+};
+use std::collections::HashMap;
+
+/// Blocks nested deeper than this are refused.
+const DEEPEST: usize = 200;
+
+pub(super) fn program(texts: &[&str], modules: &[Module]) -> Result<Program, CompileError> {
+    let mut symbols = ModuleSymbols::default();
+    let mut files = HashMap::new();
+    let mut bodies: Vec<&Function> = Vec::new();
+    let mut numbers: HashMap<&str, u32> = HashMap::new();
+    for module in modules {
+        symbols.version = symbols.version.max(module.version.0 * 10 + module.version.1);
+        symbols.target = symbols.target.max(architecture(module));
+        files.extend(module.files.iter().cloned());
+        merge_variables(module, &mut symbols)?;
+        for function in module.functions.iter().filter(|function| function.body.is_some()) {
+            if numbers.insert(&function.name, bodies.len() as u32).is_some() {
+                return Err(CompileError {
+                    line: function.line,
+                    function: function.name.clone(),
+                    opcode: "definition".to_owned(),
+                    reason: "the function is defined twice".to_owned(),
+                });
+            }
+            bodies.push(function);
+        }
+    }
+    for (name, number) in &numbers {
+        symbols.names.insert((*name).to_owned(), Symbol::Function(*number));
+    }
+    for (alias, target) in modules.iter().flat_map(|module| &module.aliases) {
+        if let Some(number) = numbers.get(target.as_str()) {
+            symbols.names.insert(alias.clone(), Symbol::Function(*number));
+        }
+    }
+
+    // Function-scope variables of module-wide spaces are added behind the module's own while functions are compiled.
+    let mut extra = ModuleSymbols { variables: symbols.variables.clone(), shared: symbols.shared.clone(), ..Default::default() };
+    let functions = bodies
+        .iter()
+        .map(|function| compile_function(function, &symbols, &mut extra))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut program = Program {
+        text: texts.join("\n").into(),
+        version: symbols.version,
+        target: symbols.target,
+        files,
+        variables: extra.variables,
+        shared: extra.shared,
+        functions,
+    };
+    let const_bytes = program.variables.iter().filter(|variable| variable.is_const).map(|variable| variable.bytes).sum::<u64>();
+    for number in 0..program.functions.len() {
+        let (_, static_shared) = program.shared_layout(number as u32);
+        if let Some(info) = &mut program.functions[number].info {
+            info.static_shared = static_shared;
+            info.const_bytes = const_bytes as u32;
+        }
+    }
+    Ok(program)
+}
+
+fn architecture(module: &Module) -> u32 {
+    let digits = |name: &String| name.strip_prefix("sm_").map(|rest| rest.trim_end_matches(['a', 'f']).to_owned());
+    module.targets.iter().find_map(digits).and_then(|digits| digits.parse().ok()).unwrap_or(0)
+}
+
+/// Variables of one module join those of others; a definition takes the place of an `.extern` declaration.
+fn merge_variables(module: &Module, symbols: &mut ModuleSymbols) -> Result<(), CompileError> {
+    let mut own = ModuleSymbols::default();
+    module_symbols(module, &mut own)?;
+    for (name, symbol) in own.names {
+        match symbol {
+            Symbol::Variable(index) => {
+                let variable = own.variables[index as usize].clone();
+                match symbols.names.get(&name) {
+                    Some(Symbol::Variable(known)) => {
+                        let known = &mut symbols.variables[*known as usize];
+                        if known.is_extern {
+                            *known = variable;
+                        } else if !variable.is_extern {
+                            return Err(CompileError {
+                                line: 0,
+                                function: "module".to_owned(),
+                                opcode: format!("declaration of {name}"),
+                                reason: "the variable is defined in two modules".to_owned(),
+                            });
+                        }
+                    }
+                    _ => {
+                        symbols.variables.push(variable);
+                        symbols.names.insert(name, Symbol::Variable((symbols.variables.len() - 1) as u32));
+                    }
+                }
+            }
+            Symbol::Shared(index) => {
+                symbols.shared.push(own.shared[index as usize].clone());
+                symbols.names.insert(name, Symbol::Shared((symbols.shared.len() - 1) as u32));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn compile_function(
+    function: &Function,
+    symbols: &ModuleSymbols,
+    extra: &mut ModuleSymbols,
+) -> Result<FunctionCode, CompileError> {
+    let mut builder = Builder::new(symbols, &function.name, function.is_kernel);
+    let mut info = None;
+    let (mut params, mut returns) = (Vec::new(), Vec::new());
+    if function.is_kernel {
+        let (list, bytes) = kernel_params(&function.params, &function.name)?;
+        for (param, place) in function.params.iter().zip(&list) {
+            builder.insert(param.name.clone(), Symbol::KernelParam { offset: place.offset });
+        }
+        let required = function.required_threads;
+        let limit = required.or(function.max_threads).map(|[x, y, z]| x.saturating_mul(y).saturating_mul(z));
+        info = Some(KernelInfo {
+            name: function.name.clone(),
+            params: list,
+            param_bytes: bytes,
+            static_shared: 0,
+            local_bytes: 0,
+            const_bytes: 0,
+            registers: 0,
+            max_threads: limit.unwrap_or(1024).min(1024),
+            required_threads: required,
+            ptx_version: symbols.version,
+            target: symbols.target,
+        });
+    } else {
+        for (list, formals) in [(&function.returns, &mut returns), (&function.params, &mut params)] {
+            for variable in list {
+                builder.declare(variable, extra)?;
+                formals.push(builder.formal(&variable.name, function)?);
+            }
+        }
+    }
+    let fixed = [&params, &returns].into_iter().flatten().filter_map(|formal| match formal {
+        Formal::Register { slot, .. } => Some(*slot),
+        Formal::Frame { .. } => None,
+    });
+    let fixed: Vec<_> = fixed.collect();
+
+    if let Some(body) = &function.body {
+        builder.block(body, extra, 0)?;
+    }
+    // Control that runs off the end leaves the function.
+    let end = if function.is_kernel { control::exit() } else { control::ret() };
+    builder.push(Op::new(end), vec![], Control::End, true);
+
+    let flow = Flow::of(&builder.drafts, &builder.tables);
+    let allocation = allocate(&builder.drafts, &flow, &builder.values, &fixed);
+    let (mut list, tables) = lay_out(&mut builder, &flow);
+    let mut wide = Vec::new();
+    let mut operations = Vec::with_capacity(list.len());
+    for draft in &mut list {
+        patch(draft, &allocation.offsets);
+        draft.op.count = draft.wide.len() as u32;
+        if !draft.wide.is_empty() {
+            draft.op.wide = wide.len() as u32;
+            wide.extend_from_slice(&draft.wide);
+        }
+        operations.push(draft.op);
+    }
+    let mut calls = std::mem::take(&mut builder.calls);
+    for formal in calls.iter_mut().flat_map(|call| call.arguments.iter_mut().chain(&mut call.returns)) {
+        formal.patch(&allocation.offsets);
+    }
+    for formal in params.iter_mut().chain(&mut returns) {
+        formal.patch(&allocation.offsets);
+    }
+    if let Some(info) = &mut info {
+        info.local_bytes = builder.local_bytes;
+        info.registers = (allocation.registers + 8).clamp(16, 255);
+    }
+    let shared_used = allocation
+        .constants
+        .iter()
+        .filter_map(|(_, _, constant)| match constant {
+            super::Constant::Shared { index, .. } => Some(*index),
+            _ => None,
+        })
+        .collect();
+    let mut callees: Vec<u32> = calls.iter().filter_map(|call| call.target).collect();
+    callees.extend(allocation.constants.iter().filter_map(|(_, _, constant)| match constant {
+        super::Constant::Function { index } => Some(*index),
+        _ => None,
+    }));
+    Ok(FunctionCode {
+        name: function.name.clone(),
+        is_kernel: function.is_kernel,
+        ops: operations,
+        wide,
+        register_bytes: allocation.bytes,
+        constants: allocation.constants,
+        local_bytes: builder.local_bytes.next_multiple_of(16),
+        calls_indirectly: calls.iter().any(|call| call.target.is_none()),
+        instructions: builder.instructions,
+        tables,
+        calls,
+        params,
+        returns,
+        shared_used,
+        callees,
+        info,
+    })
+}
+
+impl Formal {
+    fn patch(&mut self, offsets: &[u32]) {
+        if let Self::Register { slot, .. } = self {
+            *slot = offsets[*slot as usize];
+        }
+    }
+}
+
+impl Builder<'_> {
+    fn formal(&self, name: &str, function: &Function) -> Result<Formal, CompileError> {
+        match self.lookup(name) {
+            Some(Symbol::Frame { offset, bytes }) => Ok(Formal::Frame { offset: *offset, bytes: *bytes }),
+            Some(Symbol::Register { slot, ty }) => Ok(Formal::Register { slot: *slot, ty: *ty }),
+            _ => Err(CompileError {
+                line: function.line,
+                function: function.name.clone(),
+                opcode: format!("parameter {name}"),
+                reason: "a parameter must be a scalar register or a .param variable".to_owned(),
+            }),
+        }
+    }
+
+    fn block(&mut self, block: &Block, extra: &mut ModuleSymbols, depth: usize) -> Result<(), CompileError> {
+        if depth > DEEPEST {
+            return Err(CompileError {
+                line: 0,
+                function: self.function.to_owned(),
+                opcode: "{".to_owned(),
+                reason: format!("blocks are nested deeper than {DEEPEST}"),
+            });
+        }
+        self.scopes.push(HashMap::new());
+        for statement in &block.statements {
+            match statement {
+                Statement::Label { name, .. } => {
+                    let label = self.new_label();
+                    self.insert(name.clone(), Symbol::Label(label));
+                }
+                Statement::BranchTargets { name, labels, .. } => {
+                    self.insert(name.clone(), Symbol::Targets(labels.clone()));
+                }
+                Statement::CallTargets { name, .. } | Statement::CallPrototype { name, .. } => {
+                    self.insert(name.clone(), Symbol::Prototype);
+                }
+                _ => {}
+            }
+        }
+        for statement in &block.statements {
+            match statement {
+                Statement::Variable(variable) => self.declare(variable, extra)?,
+                Statement::Label { name, .. } => {
+                    if let Some(Symbol::Label(label)) = self.lookup(name) {
+                        let label = *label;
+                        self.push(Op::new(control::join()), vec![], Control::Label(label), false);
+                    }
+                }
+                Statement::Instruction(instruction) => self.instruction(instruction)?,
+                Statement::Block(inner) => self.block(inner, extra, depth + 1)?,
+                Statement::BranchTargets { .. }
+                | Statement::CallTargets { .. }
+                | Statement::CallPrototype { .. }
+                | Statement::Location(_)
+                | Statement::Pragma(_) => {}
+            }
+        }
+        self.scopes.pop();
+        Ok(())
+    }
+
+    fn instruction(&mut self, i: &Instruction) -> Result<(), CompileError> {
+        self.instructions.push(InstructionInfo { opcode: i.full_opcode(), line: i.line, source: i.source });
+        let first = self.drafts.len();
+        if i.opcode == "bra" {
+            // Takes its guard itself.
+            return control::branch(i, self);
+        }
+        ops::decode(i, self)?;
+        let Some(guard) = &i.guard else { return Ok(()) };
+        let body = self.drafts.split_off(first);
+        let (slot, _) = self.read_predicate(i, &ast::Operand::Name(guard.register.clone()))?;
+        let plain = body.iter().all(|draft| draft.control == Control::None && !draft.suspends);
+        let mut op = Op::new(if plain { control::guard() } else { control::branch_if() });
+        op.a = slot;
+        // A guard runs what follows where the predicate holds, a branch skips it where it does not.
+        op.y = u32::from(guard.negated == plain);
+        if plain {
+            op.imm = body.len() as u64;
+            self.push(op, vec![], Control::None, false);
+            self.drafts.extend(body);
+            mark_partial(&mut self.drafts, first + 1);
+            self.push(Op::new(control::unguard()), vec![], Control::None, false);
+        } else {
+            let skip = self.new_label();
+            self.push(op, vec![], Control::Branch(skip), true);
+            self.drafts.extend(body);
+            self.push(Op::new(control::join()), vec![], Control::Label(skip), false);
+        }
+        Ok(())
+    }
+
+    /// The label a branch names.
+    pub(crate) fn label(&self, i: &Instruction, name: &str) -> Result<Label, CompileError> {
+        match self.symbol(i, name)? {
+            Symbol::Label(label) => Ok(label),
+            _ => Err(self.error(i, format!("`{name}` is not a label"))),
+        }
+    }
+
+    /// The labels of a `.branchtargets` list.
+    pub(crate) fn branch_targets(&self, i: &Instruction, name: &str) -> Result<Vec<Label>, CompileError> {
+        match self.symbol(i, name)? {
+            Symbol::Targets(names) => names.iter().map(|name| self.label(i, name)).collect(),
+            _ => Err(self.error(i, format!("`{name}` is not a .branchtargets list"))),
+        }
+    }
+
+    /// Appends an operation that changes control.
+    pub(crate) fn emit_control(&mut self, op: Op, control: Control) {
+        self.push(op, vec![], control, true);
+    }
+
+    /// Adds a branch table.
+    pub(crate) fn add_table(&mut self, labels: Vec<Label>) -> usize {
+        self.tables.push(labels);
+        self.tables.len() - 1
+    }
+}
+
+impl Program {
+    /// Functions a kernel may run: itself, what it calls, and with indirect calls every function.
+    fn reachable(&self, kernel: u32) -> Vec<u32> {
+        let mut list = vec![kernel];
+        let mut at = 0;
+        while at < list.len() {
+            let function = &self.functions[list[at] as usize];
+            let all = if function.calls_indirectly { 0..self.functions.len() as u32 } else { 0..0 };
+            for callee in function.callees.iter().copied().chain(all.filter(|&f| !self.functions[f as usize].is_kernel)) {
+                if !list.contains(&callee) {
+                    list.push(callee);
+                }
+            }
+            at += 1;
+        }
+        list
+    }
+
+    /// Offsets of the shared variables that a kernel may touch, and bytes of the static ones. Dynamic ones start behind.
+    pub(crate) fn shared_layout(&self, kernel: u32) -> (HashMap<u32, u32>, u32) {
+        let mut used: Vec<u32> = self
+            .reachable(kernel)
+            .iter()
+            .flat_map(|function| self.functions[*function as usize].shared_used.iter().copied())
+            .collect();
+        used.sort_unstable();
+        used.dedup();
+        let mut offsets = HashMap::new();
+        let mut end = 0u32;
+        for &index in used.iter().filter(|index| !self.shared[**index as usize].is_dynamic) {
+            let variable = &self.shared[index as usize];
+            let offset = end.next_multiple_of(variable.align.max(1));
+            offsets.insert(index, offset);
+            end = offset.saturating_add(variable.bytes);
+        }
+        for &index in used.iter().filter(|index| self.shared[**index as usize].is_dynamic) {
+            let align = self.shared[index as usize].align.max(16);
+            offsets.insert(index, end.next_multiple_of(align));
+        }
+        (offsets, end)
+    }
+
+    /// The kernel of a name.
+    pub(crate) fn kernel_number(&self, name: &str) -> Option<u32> {
+        self.functions.iter().position(|function| function.is_kernel && function.name == name).map(|at| at as u32)
+    }
+}
