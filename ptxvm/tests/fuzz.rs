@@ -52,10 +52,8 @@ fn compare(seed: u64) -> Result<(), String> {
     let mut by_vm = by_oracle.clone();
     ptxvm_oracle::run(&module, "program", BLOCKS, THREADS, &mut by_oracle)
         .map_err(|error| quoted(format!("oracle: {error}")))?;
-    match run_on_vm(&text, "program", BLOCKS, THREADS, &mut by_vm) {
-        None => return Ok(()),
-        Some(result) => result.map_err(|error| quoted(format!("virtual machine: {error}")))?,
-    }
+    run_on_vm(&text, "program", BLOCKS, THREADS, &mut by_vm)
+        .map_err(|error| quoted(format!("virtual machine: {error}")))?;
     for (thread, (vm, oracle)) in by_vm[0].chunks(RECORD).zip(by_oracle[0].chunks(RECORD)).enumerate() {
         if let Some(slot) = (0..RECORD / 4).find(|slot| vm[slot * 4..][..4] != oracle[slot * 4..][..4]) {
             let word = |record: &[u8]| u32::from_le_bytes(record[slot * 4..][..4].try_into().expect("four bytes"));
