@@ -39,7 +39,7 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Build ptxvm's CUDA driver library and print how programs are made to use it.
+    /// Build ptxvm, its CUDA driver library and its command, and print how programs are made to use the library.
     Ptxvm,
     /// Formatting, lints and documentation, each without a warning, then every test.
     Ci,
@@ -71,7 +71,9 @@ fn run(task: Task) -> Result<(), Error> {
         }
         Task::Test { seed, cases, arguments } => steps::test(seed, cases, &arguments),
         Task::Ptxvm => {
-            println!("{}", ptxvm::export(&ptxvm::build()?));
+            let folder = ptxvm::build_all()?;
+            eprintln!("the command is {}", folder.join("ptxvm").display());
+            println!("{}", ptxvm::export(&folder));
             Ok(())
         }
         Task::Ci => steps::ci(),

@@ -9,7 +9,7 @@ use crate::{
 use serde_json::Value;
 use std::{
     env,
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs,
     path::{Path, PathBuf},
     process,
@@ -18,7 +18,8 @@ use std::{
 /// What the tests of ptxvm compile and judge kernels with.
 pub(crate) const NEEDED: [&Library; 3] = [&NVRTC, &NVRTC_12, &CUDA_TOOLS];
 
-const PACKAGE: &str = "ptxvm-libcuda";
+const LIBRARY: &str = "ptxvm-libcuda";
+const COMMAND: &str = "ptxvm";
 /// The name under which programs are linked with the CUDA driver, and the one that they open at run time.
 const LINKED_AS: &str = "libcuda.so";
 const OPENED_AS: &str = "libcuda.so.1";
@@ -26,13 +27,27 @@ const SEARCHED: &str = "LD_LIBRARY_PATH";
 
 /// Builds the library and lays it beside cargo's own output. Returns the folder.
 pub(crate) fn build() -> Result<PathBuf, Error> {
-    let mut command = cargo(&["build", "--release", "--package", PACKAGE]);
-    let messages = step_output(command.arg("--message-format=json-render-diagnostics"))?;
-    let library = artifact(&String::from_utf8_lossy(&messages)).ok_or(Error::Artifact { package: PACKAGE })?;
-    let profiles = library.parent().and_then(Path::parent).ok_or(Error::Artifact { package: PACKAGE })?;
-    let folder = profiles.join("ptxvm");
-    lay(&library, &folder)?;
+    built(&[LIBRARY]).map(|(folder, _)| folder)
+}
+
+/// Builds the library and the command `ptxvm`, which finds the library beside itself. Returns the folder of both.
+pub(crate) fn build_all() -> Result<PathBuf, Error> {
+    let (folder, messages) = built(&[LIBRARY, COMMAND])?;
+    let command = executable(&messages).ok_or(Error::Artifact { package: COMMAND })?;
+    lay(&command, &folder, command.file_name().unwrap_or_default())?;
     Ok(folder)
+}
+
+/// Builds `packages`, lays the library, and returns its folder and what cargo said.
+fn built(packages: &[&str]) -> Result<(PathBuf, String), Error> {
+    let mut command = cargo(&["build", "--release", "--message-format=json-render-diagnostics"]);
+    command.args(packages.iter().flat_map(|package| ["--package", package]));
+    let messages = String::from_utf8_lossy(&step_output(&mut command)?).into_owned();
+    let library = library(&messages).ok_or(Error::Artifact { package: LIBRARY })?;
+    let profiles = library.parent().and_then(Path::parent).ok_or(Error::Artifact { package: LIBRARY })?;
+    let folder = profiles.join("ptxvm");
+    lay_library(&library, &folder)?;
+    Ok((folder, messages))
 }
 
 /// The command that lets programs started from the same shell find the library in `folder`.
@@ -52,40 +67,59 @@ pub(crate) fn environment(folder: &Path) -> Result<Vec<(&'static str, OsString)>
 }
 
 /// Which file cargo says it made of the library.
-fn artifact(messages: &str) -> Option<PathBuf> {
-    let is_library = |message: &Value| {
+fn library(messages: &str) -> Option<PathBuf> {
+    let mut made = artifacts(messages, "cuda", "cdylib");
+    made.find_map(|message| message["filenames"][0].as_str().map(PathBuf::from))
+}
+
+/// Which file cargo says it made of the command.
+fn executable(messages: &str) -> Option<PathBuf> {
+    artifacts(messages, "ptxvm", "bin").find_map(|message| message["executable"].as_str().map(PathBuf::from))
+}
+
+/// What cargo said about targets of that name and kind.
+fn artifacts(messages: &str, name: &str, kind: &str) -> impl Iterator<Item = Value> {
+    let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    messages.filter(move |message| {
         let kinds = message["target"]["crate_types"].as_array();
         message["reason"] == "compiler-artifact"
-            && message["target"]["name"] == "cuda"
-            && kinds.is_some_and(|kinds| kinds.iter().any(|kind| kind == "cdylib"))
-    };
-    let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    messages.filter(is_library).find_map(|message| message["filenames"][0].as_str().map(PathBuf::from))
+            && message["target"]["name"] == name
+            && kinds.is_some_and(|kinds| kinds.iter().any(|found| found == kind))
+    })
 }
 
-/// Lays `library` into `folder` under both its names. A program that has it open keeps what it has: a name is moved onto
-/// the new file, the old file is never written to.
-fn lay(library: &Path, folder: &Path) -> Result<(), Error> {
+/// Lays `library` into `folder` under both its names.
+fn lay_library(library: &Path, folder: &Path) -> Result<(), Error> {
     fs::create_dir_all(folder).at(folder)?;
-    let unfinished = folder.join(format!(".unfinished-{}", process::id()));
-    if unfinished.symlink_metadata().is_ok() {
-        fs::remove_file(&unfinished).at(&unfinished)?;
-    }
-    for name in [OPENED_AS, LINKED_AS] {
-        if name == LINKED_AS && cfg!(unix) {
-            link(Path::new(OPENED_AS), &unfinished)?;
-        } else {
-            fs::copy(library, &unfinished).at(library)?;
-        }
-        let place = folder.join(name);
-        fs::rename(&unfinished, &place).at(&place)?;
-    }
-    Ok(())
+    lay(library, folder, OPENED_AS.as_ref())?;
+    let unfinished = unfinished(folder)?;
+    link(&folder.join(OPENED_AS), &unfinished)?;
+    let place = folder.join(LINKED_AS);
+    fs::rename(&unfinished, &place).at(&place)
 }
 
+/// Lays `file` into `folder` as `name`. A program that has that open keeps what it has: the name is moved onto the new
+/// file, the old one is never written to.
+fn lay(file: &Path, folder: &Path, name: &OsStr) -> Result<(), Error> {
+    let unfinished = unfinished(folder)?;
+    fs::copy(file, &unfinished).at(file)?;
+    let place = folder.join(name);
+    fs::rename(&unfinished, &place).at(&place)
+}
+
+/// A name in `folder` that nothing has.
+fn unfinished(folder: &Path) -> Result<PathBuf, Error> {
+    let path = folder.join(format!(".unfinished-{}", process::id()));
+    if path.symlink_metadata().is_ok() {
+        fs::remove_file(&path).at(&path)?;
+    }
+    Ok(path)
+}
+
+/// Makes `name` another name of the file `target` in the same folder.
 #[cfg(unix)]
 fn link(target: &Path, name: &Path) -> Result<(), Error> {
-    std::os::unix::fs::symlink(target, name).at(name)
+    std::os::unix::fs::symlink(target.file_name().unwrap_or_default(), name).at(name)
 }
 
 #[cfg(not(unix))]
@@ -108,8 +142,16 @@ mod tests {
         let library = message("cuda", "cdylib", "/t/release/libcuda.so");
         let others = [message("ptxvm", "lib", "/t/libptxvm.rlib"), message("cuda", "lib", "/t/libcuda.rlib")];
         let messages = format!("not json\n{}\n{library}\n{{\"reason\":\"build-finished\"}}\n", others.join("\n"));
-        assert_eq!(artifact(&messages), Some(PathBuf::from("/t/release/libcuda.so")));
-        assert_eq!(artifact(&others.join("\n")), None);
+        assert_eq!(super::library(&messages), Some(PathBuf::from("/t/release/libcuda.so")));
+        assert_eq!(super::library(&others.join("\n")), None);
+    }
+
+    #[test]
+    fn the_command_is_found_among_what_cargo_made() {
+        let library = message("ptxvm", "lib", "/t/libptxvm.rlib");
+        let command = r#"{"reason":"compiler-artifact","target":{"name":"ptxvm","crate_types":["bin"]},"executable":"/t/release/ptxvm"}"#;
+        assert_eq!(executable(&format!("{library}\n{command}\n")), Some(PathBuf::from("/t/release/ptxvm")));
+        assert_eq!(executable(&library), None);
     }
 
     #[test]
@@ -117,10 +159,10 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let (library, place) = (folder.path().join("built.so"), folder.path().join("ptxvm"));
         fs::write(&library, "first").expect("a library");
-        lay(&library, &place).expect("laid");
+        lay_library(&library, &place).expect("laid");
         let mut open = fs::File::open(place.join(OPENED_AS)).expect("there");
         fs::write(&library, "second").expect("a library");
-        lay(&library, &place).expect("laid over the first");
+        lay_library(&library, &place).expect("laid over the first");
         for name in [OPENED_AS, LINKED_AS] {
             assert_eq!(fs::read_to_string(place.join(name)).expect("there"), "second");
         }

@@ -39,22 +39,25 @@ fn program(program: impl AsRef<Path>) -> Command {
     command
 }
 
+/// Compiles `files` with `options` to a program called `name`.
+fn compiled(name: &str, files: &[&str], options: &[&str]) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let (unfinished, path) = (folder.join(format!("{name}-{}", process::id())), folder.join(name));
+    let mut compiler = Command::new(env::var_os("CC").unwrap_or_else(|| "cc".into()));
+    compiler.args(["-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-o"]).arg(&unfinished);
+    compiler.args(files.iter().map(|file| sources().join(file))).arg("-L").arg(library()).args(options);
+    let output = compiler.output().expect("a C compiler");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    fs::rename(&unfinished, &path).expect("a folder of our own");
+    path
+}
+
 /// The C program, compiled once.
 fn c_program() -> &'static Path {
     static COMPILED: OnceLock<PathBuf> = OnceLock::new();
     COMPILED.get_or_init(|| {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let (unfinished, path) = (folder.join(format!("driver-{}", process::id())), folder.join("driver"));
-        let mut compiler = Command::new(env::var_os("CC").unwrap_or_else(|| "cc".into()));
-        compiler.args(["-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-o"]).arg(&unfinished);
-        for source in ["driver.c", "memory.c", "launch.c", "streams.c", "graphs.c", "faults.c"] {
-            compiler.arg(sources().join(source));
-        }
-        compiler.arg("-L").arg(library()).args(["-lcuda", "-lpthread"]);
-        let output = compiler.output().expect("a C compiler");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        fs::rename(&unfinished, &path).expect("a folder of our own");
-        path
+        let files = ["driver.c", "memory.c", "launch.c", "streams.c", "graphs.c", "faults.c"];
+        compiled("driver", &files, &["-lcuda", "-lpthread"])
     })
 }
 
@@ -86,6 +89,12 @@ fn a_linked_program_asks_for_libcuda_so_1_and_the_library_exports_nothing_but_th
     assert!(names.contains(&"cuInit") && names.contains(&"cuMemAlloc_v2"), "{symbols}");
     let others: Vec<_> = names.iter().filter(|name| !name.starts_with("cu")).collect();
     assert!(others.is_empty(), "{others:?}");
+}
+
+#[test]
+fn a_program_with_functions_of_the_same_names_does_not_take_the_librarys_place() {
+    let mut command = program(compiled("namesake", &["namesake.c"], &["-rdynamic", "-ldl"]));
+    finished("namesake", &command.output().expect("starts"));
 }
 
 #[test]

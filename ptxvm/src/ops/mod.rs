@@ -2,11 +2,25 @@
 
 mod arithmetic_table;
 pub(crate) mod async_copy;
+mod atomic;
 mod barrier;
+mod bits;
+mod cache;
 mod call;
+mod compare;
 pub(crate) mod control;
+mod convert;
+mod extended;
+mod fence;
+mod float;
+mod half;
+mod integer;
+mod logic;
 mod matrix;
+mod memory;
 mod memory_table;
+mod moves;
+mod select;
 pub(crate) mod special;
 mod system;
 mod vote;

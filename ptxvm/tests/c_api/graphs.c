@@ -102,8 +102,9 @@ static void by_hand(CUfunction step, CUcontext context, CUstream stream) {
     OK(cuGraphAddMemsetNode(&fill, graph, NULL, 0, &filled, context));
     CUDA_KERNEL_NODE_PARAMS launched = {step, 4, 1, 1, 256, 1, 1, 0, parameters, NULL, NULL, NULL};
     OK(cuGraphAddKernelNode_v2(&run, graph, &fill, 1, &launched));
-    CUDA_MEMCPY3D copied = {.srcMemoryType = MEMORY_DEVICE, .srcDevice = p, .dstMemoryType = MEMORY_HOST,
-                            .dstHost = host, .WidthInBytes = sizeof host, .Height = 1, .Depth = 1};
+    CUDA_MEMCPY3D copied = {.srcMemoryType = MEMORY_DEVICE, .srcDevice = p, .srcPitch = sizeof host,
+                            .srcHeight = 1, .dstMemoryType = MEMORY_HOST, .dstHost = host, .dstPitch = sizeof host,
+                            .dstHeight = 1, .WidthInBytes = sizeof host, .Height = 1, .Depth = 1};
     OK(cuGraphAddMemcpyNode(&copy, graph, &run, 1, &copied, context));
     CUDA_HOST_NODE_PARAMS called = {count_call, &calls};
     OK(cuGraphAddHostNode(&call, graph, &copy, 1, &called));

@@ -50,7 +50,8 @@ fn address_of(warp: &Warp, slot: Slot, access: AccessOp, offset: u64, lane: usiz
         u64::from(unsafe { warp.lanes::<u32>(slot) }[lane].wrapping_add(offset as u32))
     } else {
         // SAFETY: the decoder noted that the address register has 64 bits.
-        unsafe { warp.lanes::<u64>(slot) }[lane].wrapping_add(offset)
+        let addresses = unsafe { warp.lanes::<u64>(slot) };
+        addresses[lane].wrapping_add(offset)
     }
 }
 
@@ -75,8 +76,8 @@ pub(crate) fn resolve_slowly(
     let mut addresses = [0u64; 32];
     // Lanes in global, shared and local memory.
     let mut masks = [0u32; 3];
-    let leader = warp.leader();
-    for lane in (0..32).filter(|lane| warp.mask >> lane & 1 != 0) {
+    let (leader, mask) = (warp.leader(), warp.mask);
+    for lane in (0..32).filter(|lane| mask >> lane & 1 != 0) {
         let address = address_of(warp, slot, access, op.imm, lane);
         match resolve_lane(warp, access, address, bytes, lane) {
             Ok(resolved) => {
@@ -92,7 +93,7 @@ pub(crate) fn resolve_slowly(
             }
         }
     }
-    for lane in (0..32).filter(|lane| warp.mask >> lane & 1 == 0) {
+    for lane in (0..32).filter(|lane| mask >> lane & 1 == 0) {
         target[lane] = target[leader];
     }
     if warp.monitor.is_some() {

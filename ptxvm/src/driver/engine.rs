@@ -1,0 +1,371 @@
+//! The executor of device work: a set of commands, each with the commands it must come after.
+//!
+//! Streams, events and graphs only decide which commands a new one comes after; what is ready runs here, as concurrently
+//! as the order allows. With a seed, one thread runs one ready command after another in an order that the seed picks,
+//! and only when a caller waits for something: work is as late as is legal, so that a missing wait shows up.
+
+use super::status::{Failure, Status};
+use std::collections::{BTreeSet, HashMap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+pub(super) type CommandId = u64;
+
+/// A piece of device work.
+pub(super) struct Command {
+    /// The context that it belongs to, which a fault of it spoils.
+    pub(super) context: u64,
+    /// Commands that must have ended before.
+    pub(super) after: Vec<CommandId>,
+    /// Of several that are ready, the lowest goes first.
+    pub(super) priority: i32,
+    /// Asked again and again, once `after` holds, until it says yes.
+    pub(super) condition: Option<Box<dyn Fn() -> bool + Send>>,
+    pub(super) work: Work,
+}
+
+pub(super) enum Work {
+    /// Skipped in a context with a fault; its own failure becomes the fault of the context.
+    Run(Box<dyn FnOnce() -> Result<(), Failure> + Send>),
+    /// Runs in any case and hears of the fault.
+    Always(Box<dyn FnOnce(Option<Status>) + Send>),
+}
+
+struct Node {
+    command: Command,
+    waiting_for: usize,
+    dependents: Vec<CommandId>,
+}
+
+struct Inner {
+    next: CommandId,
+    /// Commands that have not ended.
+    nodes: HashMap<CommandId, Node>,
+    ready: BTreeSet<(i32, CommandId)>,
+    /// What only waits for its condition.
+    conditional: Vec<CommandId>,
+    unfinished: HashMap<u64, BTreeSet<CommandId>>,
+    faults: HashMap<u64, Failure>,
+    threads: usize,
+    idle: usize,
+    /// Callers that wait.
+    waiters: usize,
+    /// With a seed: commands that may run though nobody waits.
+    steps: usize,
+    random: u64,
+}
+
+/// How ready commands are run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Policy {
+    /// At once, several at a time.
+    Concurrent,
+    /// One at a time, late, in the order that the seed picks.
+    Seeded(u64),
+}
+
+pub(super) struct Engine {
+    policy: Policy,
+    inner: Mutex<Inner>,
+    /// Something is ready or allowed to run.
+    start: Condvar,
+    /// Something has ended.
+    ended: Condvar,
+}
+
+/// More streams than this with work at the same time wait for one another.
+const MOST_THREADS: usize = 64;
+
+/// How often a condition on memory is looked at.
+const CONDITION_INTERVAL: Duration = Duration::from_micros(100);
+
+/// With a seed: work that nobody has waited for so long is run all the same, for hosts that watch memory instead.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+impl Engine {
+    /// The engine of the process.
+    pub(super) fn global() -> &'static Arc<Engine> {
+        static ENGINE: OnceLock<Arc<Engine>> = OnceLock::new();
+        ENGINE.get_or_init(|| {
+            Engine::new(crate::settings::settings().seed.map_or(Policy::Concurrent, Policy::Seeded))
+        })
+    }
+
+    pub(super) fn new(policy: Policy) -> Arc<Engine> {
+        let random = match policy {
+            Policy::Seeded(seed) => seed,
+            Policy::Concurrent => 0,
+        };
+        Arc::new(Engine {
+            policy,
+            inner: Mutex::new(Inner {
+                next: 1,
+                nodes: HashMap::new(),
+                ready: BTreeSet::new(),
+                conditional: Vec::new(),
+                unfinished: HashMap::new(),
+                faults: HashMap::new(),
+                threads: 0,
+                idle: 0,
+                waiters: 0,
+                steps: 0,
+                random,
+            }),
+            start: Condvar::new(),
+            ended: Condvar::new(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn seeded(&self) -> bool {
+        self.policy != Policy::Concurrent
+    }
+
+    /// Takes a command; it runs when what it comes after has ended.
+    pub(super) fn submit(self: &Arc<Self>, command: Command) -> CommandId {
+        let mut inner = self.lock();
+        let id = inner.next;
+        inner.next += 1;
+        let mut after = command.after.clone();
+        after.sort_unstable();
+        after.dedup();
+        let mut waiting_for = 0;
+        for before in after {
+            if let Some(node) = inner.nodes.get_mut(&before) {
+                node.dependents.push(id);
+                waiting_for += 1;
+            }
+        }
+        inner.unfinished.entry(command.context).or_default().insert(id);
+        inner.nodes.insert(id, Node { command, waiting_for, dependents: Vec::new() });
+        if waiting_for == 0 {
+            inner.release(id);
+        }
+        self.employ(inner);
+        id
+    }
+
+    /// Wakes or makes threads for what is ready.
+    fn employ(self: &Arc<Self>, mut inner: MutexGuard<'_, Inner>) {
+        if inner.ready.is_empty() && inner.conditional.is_empty() {
+            return;
+        }
+        let most = if self.seeded() { 1 } else { MOST_THREADS };
+        if inner.idle == 0 && inner.threads < most {
+            inner.threads += 1;
+            let engine = Arc::clone(self);
+            let thread = std::thread::Builder::new().name("ptxvm stream".to_owned());
+            if thread.spawn(move || engine.serve()).is_err() {
+                inner.threads -= 1;
+            }
+        } else {
+            drop(inner);
+            self.start.notify_one();
+        }
+    }
+
+    fn serve(self: Arc<Self>) {
+        let mut inner = self.lock();
+        loop {
+            inner.look_at_conditions();
+            let allowed = !self.seeded() || inner.waiters > 0 || inner.steps > 0;
+            let chosen = if allowed { inner.choose(self.seeded()) } else { None };
+            let Some(id) = chosen else {
+                inner.steps = 0;
+                self.ended.notify_all();
+                inner.idle += 1;
+                let pause = match (inner.conditional.is_empty(), self.seeded() && !inner.ready.is_empty()) {
+                    (false, _) => Some(CONDITION_INTERVAL),
+                    (true, true) => Some(PATIENCE),
+                    (true, false) => None,
+                };
+                let timed_out;
+                (inner, timed_out) = match pause {
+                    Some(pause) => {
+                        let (inner, result) =
+                            self.start.wait_timeout(inner, pause).unwrap_or_else(PoisonError::into_inner);
+                        (inner, result.timed_out() && pause == PATIENCE)
+                    }
+                    None => (self.start.wait(inner).unwrap_or_else(PoisonError::into_inner), false),
+                };
+                inner.idle -= 1;
+                if timed_out {
+                    inner.steps = inner.ready.len();
+                }
+                continue;
+            };
+            inner.steps = inner.steps.saturating_sub(1);
+            let (context, work) = inner.take(id);
+            let fault = inner.faults.get(&context).map(|fault| fault.status);
+            drop(inner);
+            let result = perform(work, fault);
+            inner = self.lock();
+            if let Err(failure) = result {
+                inner.faults.entry(context).or_insert(failure);
+            }
+            inner.end(id);
+            if inner.waiters > 0 || inner.steps > 0 {
+                self.ended.notify_all();
+            }
+            if inner.ready.len() > 1 {
+                self.employ(inner);
+                inner = self.lock();
+            }
+        }
+    }
+
+    /// Whether the command has ended. With a seed, asking lets one command run.
+    pub(super) fn query(&self, id: CommandId) -> bool {
+        self.query_until(|inner| !inner.nodes.contains_key(&id))
+    }
+
+    fn query_until(&self, reached: impl Fn(&Inner) -> bool) -> bool {
+        let mut inner = self.lock();
+        if reached(&inner) || !self.seeded() {
+            return reached(&inner);
+        }
+        if !inner.ready.is_empty() {
+            let before = inner.nodes.len();
+            inner.steps = 1;
+            self.start.notify_one();
+            while inner.steps > 0 || (inner.nodes.len() >= before && !inner.ready.is_empty() && !reached(&inner)) {
+                let (guard, wait) =
+                    self.ended.wait_timeout(inner, Duration::from_millis(20)).unwrap_or_else(PoisonError::into_inner);
+                inner = guard;
+                if wait.timed_out() {
+                    break;
+                }
+            }
+        }
+        reached(&inner)
+    }
+
+    /// Returns once the command has ended.
+    pub(super) fn wait(&self, id: CommandId) {
+        self.wait_until(|inner| !inner.nodes.contains_key(&id));
+    }
+
+    /// Returns once all that was submitted to the context until now has ended.
+    pub(super) fn wait_for_context(&self, context: u64) {
+        let limit = self.lock().next;
+        self.wait_until(|inner| {
+            inner.unfinished.get(&context).and_then(BTreeSet::first).is_none_or(|first| *first >= limit)
+        });
+    }
+
+    fn wait_until(&self, reached: impl Fn(&Inner) -> bool) {
+        let mut inner = self.lock();
+        inner.waiters += 1;
+        if !reached(&inner) && self.seeded() {
+            self.start.notify_one();
+        }
+        while !reached(&inner) {
+            inner = self.ended.wait(inner).unwrap_or_else(PoisonError::into_inner);
+        }
+        inner.waiters -= 1;
+    }
+
+    /// The fault that spoils the context, if there is one.
+    pub(super) fn fault(&self, context: u64) -> Option<Failure> {
+        self.lock().faults.get(&context).cloned()
+    }
+
+    /// Spoils the context.
+    pub(super) fn set_fault(&self, context: u64, failure: Failure) {
+        self.lock().faults.entry(context).or_insert(failure);
+    }
+
+    /// Forgets the fault of a context that is destroyed.
+    pub(super) fn forget(&self, context: u64) {
+        let mut inner = self.lock();
+        inner.faults.remove(&context);
+        if inner.unfinished.get(&context).is_some_and(BTreeSet::is_empty) {
+            inner.unfinished.remove(&context);
+        }
+    }
+}
+
+impl Inner {
+    /// All that the command comes after has ended.
+    fn release(&mut self, id: CommandId) {
+        let Some(node) = self.nodes.get(&id) else { return };
+        let holds = node.command.condition.as_ref().is_none_or(|condition| condition());
+        if holds || self.faults.contains_key(&node.command.context) {
+            self.ready.insert((node.command.priority, id));
+        } else {
+            self.conditional.push(id);
+        }
+    }
+
+    fn look_at_conditions(&mut self) {
+        for id in std::mem::take(&mut self.conditional) {
+            self.release(id);
+        }
+    }
+
+    fn choose(&mut self, seeded: bool) -> Option<CommandId> {
+        if !seeded {
+            return self.ready.pop_first().map(|(_, id)| id);
+        }
+        if self.ready.is_empty() {
+            return None;
+        }
+        // SplitMix64: any seed, also 0, gives a good sequence.
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = (self.random ^ (self.random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^= mixed >> 31;
+        let index = usize::try_from(mixed % self.ready.len() as u64).unwrap_or(0);
+        let chosen = *self.ready.iter().nth(index)?;
+        self.ready.remove(&chosen);
+        Some(chosen.1)
+    }
+
+    fn take(&mut self, id: CommandId) -> (u64, Work) {
+        match self.nodes.get_mut(&id) {
+            Some(node) => {
+                let nothing = Work::Always(Box::new(|_| ()));
+                (node.command.context, std::mem::replace(&mut node.command.work, nothing))
+            }
+            None => (0, Work::Always(Box::new(|_| ()))),
+        }
+    }
+
+    fn end(&mut self, id: CommandId) {
+        let Some(node) = self.nodes.remove(&id) else { return };
+        if let Some(unfinished) = self.unfinished.get_mut(&node.command.context) {
+            unfinished.remove(&id);
+        }
+        for dependent in node.dependents {
+            let Some(next) = self.nodes.get_mut(&dependent) else { continue };
+            next.waiting_for -= 1;
+            if next.waiting_for == 0 {
+                self.release(dependent);
+            }
+        }
+    }
+}
+
+fn perform(work: Work, fault: Option<Status>) -> Result<(), Failure> {
+    let run = match work {
+        Work::Run(_) if fault.is_some() => return Ok(()),
+        Work::Run(run) => catch_unwind(AssertUnwindSafe(run)),
+        Work::Always(run) => catch_unwind(AssertUnwindSafe(|| {
+            run(fault);
+            Ok(())
+        })),
+    };
+    run.unwrap_or_else(|panic| {
+        let what = panic.downcast_ref::<String>().map(String::as_str);
+        let what = what.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+        Err(Status::LaunchFailed.because(format!("a defect of ptxvm stopped a command: {what}")))
+    })
+}
+
+#[cfg(test)]
+#[path = "engine_tests.rs"]
+mod tests;

@@ -1,0 +1,55 @@
+//! Words of memory that are changed in one step.
+
+use std::sync::{
+    Mutex, PoisonError,
+    atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering},
+};
+
+/// A word that can be changed in one step.
+pub(super) trait Cell: Copy + Eq {
+    /// Replaces the word by what `f` makes of it, in one step that other threads cannot come between; returns what it
+    /// was.
+    ///
+    /// # Safety
+    /// `pointer` is valid and aligned.
+    unsafe fn update(pointer: *mut Self, f: impl Fn(Self) -> Self) -> Self;
+}
+
+macro_rules! cells {
+    ($($ty:ty as $atomic:ty;)*) => {$(
+        impl Cell for $ty {
+            #[inline(always)]
+            unsafe fn update(pointer: *mut Self, f: impl Fn(Self) -> Self) -> Self {
+                // SAFETY: the caller's contract.
+                let atomic = unsafe { <$atomic>::from_ptr(pointer) };
+                let mut old = atomic.load(Ordering::Relaxed);
+                loop {
+                    match atomic.compare_exchange_weak(old, f(old), Ordering::SeqCst, Ordering::Relaxed) {
+                        Ok(old) => return old,
+                        Err(found) => old = found,
+                    }
+                }
+            }
+        }
+    )*};
+}
+
+cells! {
+    u16 as AtomicU16;
+    u32 as AtomicU32;
+    u64 as AtomicU64;
+}
+
+impl Cell for u128 {
+    unsafe fn update(pointer: *mut Self, f: impl Fn(Self) -> Self) -> Self {
+        // There is no atomic of 128 bits in the standard library; all of them take turns.
+        static TURN: Mutex<()> = Mutex::new(());
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: the caller's contract.
+        unsafe {
+            let old = pointer.read_volatile();
+            pointer.write_volatile(f(old));
+            old
+        }
+    }
+}

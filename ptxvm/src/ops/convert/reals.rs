@@ -1,0 +1,222 @@
+//! `cvt` from floating point to integers, and between scalar floating-point types.
+
+use super::{
+    super::float::{rounding::*, take_rounding},
+    Chain, integers,
+};
+use crate::{
+    machine::op::{Exec, map1},
+    program::{
+        CompileError,
+        builder::{Builder, Modifiers},
+    },
+    ptx::ast::{Instruction, Type},
+};
+
+/// A floating-point number that Rust converts to integers with saturation.
+macro_rules! rounded {
+    ($mode:expr, $a:ty, $x:ident => $value:expr) => {
+        match $mode {
+            RZ => map1(|$x: $a| $value),
+            RM => map1(|a: $a| { let $x = a.floor(); $value }),
+            RP => map1(|a: $a| { let $x = a.ceil(); $value }),
+            _ => map1(|a: $a| { let $x = a.round_ties_even(); $value }),
+        }
+    };
+}
+
+/// NaN is zero, except to 64 bits, where only the top bit is set.
+fn single_to_integer(to: Type, mode: u8) -> Exec {
+    match to {
+        Type::U32 => rounded!(mode, f32, x => x as u32),
+        Type::S64 => rounded!(mode, f32, x => if x.is_nan() { i64::MIN } else { x as i64 }),
+        Type::U64 => rounded!(mode, f32, x => if x.is_nan() { 1 << 63 } else { x as u64 }),
+        _ => rounded!(mode, f32, x => x as i32),
+    }
+}
+
+/// NaN is the number of which only the top bit is set.
+fn double_to_integer(to: Type, mode: u8) -> Exec {
+    match to {
+        Type::U8 => rounded!(mode, f64, x => if x.is_nan() { 1 << 7 } else { x as u8 }),
+        Type::S8 => rounded!(mode, f64, x => if x.is_nan() { i8::MIN } else { x as i8 }),
+        Type::U16 => rounded!(mode, f64, x => if x.is_nan() { 1 << 15 } else { x as u16 }),
+        Type::S16 => rounded!(mode, f64, x => if x.is_nan() { i16::MIN } else { x as i16 }),
+        Type::U32 => rounded!(mode, f64, x => if x.is_nan() { 1 << 31 } else { x as u32 }),
+        Type::S32 => rounded!(mode, f64, x => if x.is_nan() { i32::MIN } else { x as i32 }),
+        Type::U64 => rounded!(mode, f64, x => if x.is_nan() { 1 << 63 } else { x as u64 }),
+        _ => rounded!(mode, f64, x => if x.is_nan() { i64::MIN } else { x as i64 }),
+    }
+}
+
+/// A 16-bit number as a single.
+pub(super) fn widen(from: Type) -> Exec {
+    match from {
+        Type::F16 => map1(|a: u16| canonical(from_f16(u32::from(a)))),
+        _ => map1(|a: u16| from_bf16(u32::from(a))),
+    }
+}
+
+/// `.rni`, `.rzi`, `.rmi` or `.rpi`, if there.
+fn take_integral(modifiers: &mut Modifiers<'_>) -> Option<u8> {
+    modifiers.take_any(&["rni", "rzi", "rmi", "rpi"]).map(|name| match name {
+        "rzi" => RZ,
+        "rmi" => RM,
+        "rpi" => RP,
+        _ => RN,
+    })
+}
+
+pub(super) fn to_integer(
+    i: &Instruction,
+    b: &Builder<'_>,
+    mut modifiers: Modifiers<'_>,
+    chain: &mut Chain,
+    from: Type,
+    to: Type,
+) -> Result<(), CompileError> {
+    let mode = take_integral(&mut modifiers).ok_or_else(|| b.error(i, "an integer rounding modifier is required"))?;
+    let ftz = from == Type::F32 && modifiers.take("ftz");
+    // Out of range is the nearest in range, with .sat and without.
+    modifiers.take("sat");
+    modifiers.finish(b)?;
+    if from == Type::F64 {
+        chain.then(double_to_integer(to, mode), to);
+        return Ok(());
+    }
+    chain.then_if(from != Type::F32, || widen(from), Type::F32);
+    chain.then_if(ftz, || map1(flush), Type::F32);
+    let wide = match (to.bits(), to.is_signed()) {
+        (64 | 32, _) => to,
+        (_, true) => Type::S32,
+        (_, false) => Type::U32,
+    };
+    chain.then(single_to_integer(wide, mode), wide);
+    if wide != to {
+        let extended = if to.is_signed() { map1(|a: i32| i64::from(a)) } else { map1(|a: u32| i64::from(a)) };
+        chain.then(extended, Type::S64);
+        chain.then(integers::saturate_signed(to), to);
+    }
+    Ok(())
+}
+
+/// Into [0, 1].
+pub(super) fn saturate_exec(ty: Type) -> Exec {
+    match ty {
+        Type::F64 => map1(saturate64),
+        Type::F16 => map1(|a: u16| if a > 0x7c00 { 0 } else { a.min(0x3c00) }),
+        _ => map1(saturate),
+    }
+}
+
+fn double_to_single(mode: u8) -> Exec {
+    match mode {
+        RZ => map1(|a: f64| canonical(to_single::<RZ>(a))),
+        RM => map1(|a: f64| canonical(to_single::<RM>(a))),
+        RP => map1(|a: f64| canonical(to_single::<RP>(a))),
+        _ => map1(|a: f64| canonical(a as f32)),
+    }
+}
+
+fn single_to_half(to: Type, mode: u8) -> Exec {
+    match (to, mode) {
+        (Type::F16, RN) => map1(|a: f32| to_f16::<RN>(a) as u16),
+        (Type::F16, RZ) => map1(|a: f32| to_f16::<RZ>(a) as u16),
+        (Type::F16, RM) => map1(|a: f32| to_f16::<RM>(a) as u16),
+        (Type::F16, _) => map1(|a: f32| to_f16::<RP>(a) as u16),
+        (_, RN) => map1(|a: f32| to_bf16::<RN>(a) as u16),
+        (_, RZ) => map1(|a: f32| to_bf16::<RZ>(a) as u16),
+        (_, RM) => map1(|a: f32| to_bf16::<RM>(a) as u16),
+        (_, _) => map1(|a: f32| to_bf16::<RP>(a) as u16),
+    }
+}
+
+/// Infinities of a 16-bit format to its largest number; NaN stays.
+#[inline(always)]
+pub(super) fn finite<const INFINITY: u16>(a: u16) -> u16 {
+    if a & 0x7fff == INFINITY { a - 1 } else { a }
+}
+
+/// Negative numbers of a 16-bit format to +0; NaN stays the canonical one.
+#[inline(always)]
+pub(super) fn relu<const INFINITY: u16>(a: u16) -> u16 {
+    if a & 0x7fff > INFINITY {
+        0x7fff
+    } else if a & 0x8000 != 0 {
+        0
+    } else {
+        a
+    }
+}
+
+macro_rules! rounded_to {
+    ($mode:expr, $a:ty) => {
+        match $mode {
+            RZ => map1(|a: $a| a.trunc()),
+            RM => map1(|a: $a| a.floor()),
+            RP => map1(|a: $a| a.ceil()),
+            _ => map1(|a: $a| a.round_ties_even()),
+        }
+    };
+}
+/// To a whole number in the same type.
+fn integral(ty: Type, mode: u8) -> Exec {
+    match ty {
+        Type::F64 => rounded_to!(mode, f64),
+        _ => rounded_to!(mode, f32),
+    }
+}
+
+pub(super) fn to_real(
+    i: &Instruction,
+    b: &Builder<'_>,
+    mut modifiers: Modifiers<'_>,
+    chain: &mut Chain,
+    from: Type,
+    to: Type,
+) -> Result<(), CompileError> {
+    let (from_half, to_half) = (matches!(from, Type::F16 | Type::Bf16), matches!(to, Type::F16 | Type::Bf16));
+    let same = from == to;
+    // A wider type holds every value; both 16-bit formats hold what the other does not.
+    let narrows = !same && (to.bits() < from.bits() || from_half && to_half);
+    let whole = if same { take_integral(&mut modifiers) } else { None };
+    let mode = if narrows { take_rounding(&mut modifiers) } else { None };
+    if narrows && mode.is_none() && !(from_half && to_half) {
+        return Err(b.error(i, "a rounding modifier is required"));
+    }
+    let mode = mode.unwrap_or(RN);
+    let has_single = from == Type::F32 || to == Type::F32;
+    let ftz = has_single && modifiers.take("ftz");
+    let clamps = to_half && from == Type::F32 && matches!(mode, RN | RZ);
+    let relu_wanted = clamps && modifiers.take("relu");
+    let finite_wanted = clamps && modifiers.take("satfinite");
+    let sat = to != Type::Bf16 && !relu_wanted && !finite_wanted && modifiers.take("sat");
+    modifiers.finish(b)?;
+
+    chain.then_if(ftz && from == Type::F32, || map1(flush), Type::F32);
+    if from_half && (!same || whole.is_some()) {
+        chain.then(widen(from), Type::F32);
+    }
+    if let Some(whole) = whole {
+        chain.then(integral(to, whole), if to == Type::F64 { to } else { Type::F32 });
+        chain.then_if(to == Type::F32, || map1(canonical), Type::F32);
+        chain.then_if(to_half, || single_to_half(to, RN), to);
+    }
+    match (from, to) {
+        _ if same => {}
+        (Type::F64, Type::F32) => chain.then(double_to_single(mode), to),
+        (Type::F64, _) => {
+            chain.then(map1(to_single_odd), Type::F32);
+            chain.then(single_to_half(to, mode), to);
+        }
+        (_, Type::F64) => chain.then(map1(|a: f32| f64::from(a)), to),
+        (_, Type::F32) => {}
+        _ => chain.then(single_to_half(to, mode), to),
+    }
+    chain.then_if(sat, || saturate_exec(to), to);
+    let is_f16 = to == Type::F16;
+    chain.then_if(finite_wanted, || if is_f16 { map1(finite::<0x7c00>) } else { map1(finite::<0x7f80>) }, to);
+    chain.then_if(relu_wanted, || if is_f16 { map1(relu::<0x7c00>) } else { map1(relu::<0x7f80>) }, to);
+    chain.then_if(ftz && to == Type::F32, || map1(flush), to);
+    Ok(())
+}
