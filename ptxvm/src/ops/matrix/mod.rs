@@ -9,15 +9,13 @@ mod double;
 mod kernel;
 mod product;
 mod quads;
-
-
-
-
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod tests;
 mod tiles;
 mod transpose;
 mod vector;
-
-
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
