@@ -133,6 +133,13 @@ fn graphs_made_by_hand_keep_to_their_edges_and_can_be_changed() {
     assert!(found != stepped && !found.is_null());
     let mut result = UpdateResult { result: 9, error_node: Handle::NULL, error_from_node: Handle::NULL };
     ok(graph_update::cuGraphExecUpdate_v2(instance, clone, out(&mut result)));
+    let (mut changed, mut from, mut to) = (Handle::NULL, Handle::NULL, Handle::NULL);
+    ok(graph::cuGraphClone(out(&mut changed), graph));
+    ok(graph::cuGraphNodeFindInClone(out(&mut from), filled, changed));
+    ok(graph::cuGraphNodeFindInClone(out(&mut to), stepped, changed));
+    ok(graph::cuGraphRemoveDependencies(changed, input(&from), input(&to), 1));
+    fails(graph_update::cuGraphExecUpdate_v2(instance, changed, out(&mut result)), Status::GraphExecUpdateFailure);
+    assert_eq!(result.result, 2);
     let mut extra = Handle::NULL;
     ok(graph_nodes::cuGraphAddEmptyNode(out(&mut extra), clone, null(), 0));
     fails(graph_update::cuGraphExecUpdate_v2(instance, clone, out(&mut result)), Status::GraphExecUpdateFailure);

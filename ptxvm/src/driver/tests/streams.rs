@@ -53,14 +53,32 @@ fn the_legacy_stream_waits_for_blocking_streams_and_not_for_others() {
     let gate = AtomicU32::new(0);
     ok(launch::cuLaunchHostFunc(free, Some(wait_for_flag), gate.as_ptr().cast()));
     ok(world.step(pointer, 1, 5, blocking));
-    // The default stream is done although the free stream is not.
     ok(world.step(pointer, 1, 2, Handle::NULL));
     ok(world.step(pointer, 1, 3, blocking));
     ok(stream::cuStreamSynchronize(blocking));
     assert_eq!(world.read(pointer, 1), [((2 * 5 + 1) * 2 + 1) * 3 + 1]);
+    // The default stream is done although the free stream is not.
     fails(stream::cuStreamQuery(free), Status::NotReady);
     gate.store(1, Ordering::Release);
     ok(stream::cuStreamSynchronize(free));
+}
+
+#[test]
+fn the_legacy_stream_and_blocking_streams_hold_each_other_back() {
+    let world = World::new();
+    let streams = [Handle::NULL, world.stream(0)];
+    let pointer = world.numbers(&[1]);
+    for (first, second) in [(0, 1), (1, 0)] {
+        ok(context::cuCtxSynchronize());
+        let gate = AtomicU32::new(0);
+        ok(launch::cuLaunchHostFunc(streams[first], Some(wait_for_flag), gate.as_ptr().cast()));
+        ok(world.step(pointer, 1, 5, streams[second]));
+        std::thread::sleep(Duration::from_millis(20));
+        fails(stream::cuStreamQuery(streams[second]), Status::NotReady);
+        gate.store(1, Ordering::Release);
+        ok(stream::cuStreamSynchronize(streams[second]));
+    }
+    assert_eq!(world.read(pointer, 1), [31]);
 }
 
 #[test]
