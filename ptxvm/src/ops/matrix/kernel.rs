@@ -57,13 +57,7 @@ impl Request {
 
     #[inline(always)]
     fn unpack(x: u32) -> Self {
-        Self {
-            a_kind: x & 1,
-            b_kind: x >> 1 & 1,
-            saturate: x >> 2 & 1 != 0,
-            rows: x >> 4 & 15,
-            columns: x >> 8 & 15,
-        }
+        Self { a_kind: x & 1, b_kind: x >> 1 & 1, saturate: x >> 2 & 1 != 0, rows: x >> 4 & 15, columns: x >> 8 & 15 }
     }
 }
 
@@ -150,12 +144,8 @@ unsafe fn expand_b<P: Product, V: Vector>(registers: &[*const u32], kind: u32, t
         // SAFETY: registers have 32 lanes, and `to` is an ExpandedB.
         unsafe {
             // Even columns in the lower groups, odd ones in the upper.
-            let rows = [
-                V::load(*register),
-                V::load(register.add(8)),
-                V::load(register.add(16)),
-                V::load(register.add(24)),
-            ];
+            let rows =
+                [V::load(*register), V::load(register.add(8)), V::load(register.add(16)), V::load(register.add(24))];
             if P::ORDER == Order::Words {
                 let words = V::transpose(rows);
                 for t in 0..4 {

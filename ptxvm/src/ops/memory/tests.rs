@@ -212,7 +212,8 @@ const FILL_SHARED: &str = "mov.u32 %r20, %r0;\n\
 #[test]
 fn shared_accesses_of_every_width_and_pattern() {
     let outside = ".shared .align 32 .b8 before[64];\n.shared .align 32 .b8 buffer[2048];";
-    let wide = format!("{FILL_SHARED}mov.u64 %rd20, buffer;\nadd.s64 %rd20, %rd20, %rd8;\nsub.s64 %rd20, %rd20, %rd30;");
+    let wide =
+        format!("{FILL_SHARED}mov.u64 %rd20, buffer;\nadd.s64 %rd20, %rd20, %rd8;\nsub.s64 %rd20, %rd20, %rd30;");
     moves_as_plain_rust_does(outside, &wide, ".shared", ".global", "%rd21");
     let narrow = format!("{wide}\ncvt.u32.u64 %r30, %rd20;");
     let narrow_load = narrow.clone();
@@ -223,9 +224,7 @@ fn shared_accesses_of_every_width_and_pattern() {
 
 /// Stores to and loads from shared memory by addresses of 32 bits.
 fn for_narrow(outside: &str, prologue: &str) {
-    let prologue = format!(
-        "{prologue}\n@!%p1 ld.shared@TYPE, [%r30+SIZE];\n@!%p1 st.shared [%r30+SIZE], @VALUE;\n"
-    );
+    let prologue = format!("{prologue}\n@!%p1 ld.shared@TYPE, [%r30+SIZE];\n@!%p1 st.shared [%r30+SIZE], @VALUE;\n");
     for &(vector, ty, registers, bytes) in FORMS {
         let prologue = prologue
             .replace("@TYPE", &format!("{vector}.{ty} {registers}"))
