@@ -2,6 +2,8 @@
 
 mod cell;
 mod run;
+#[cfg(test)]
+mod tests;
 
 use super::memory::{AccessOp, cache_policy, op_space, register_address, take_hints, take_scope, take_space};
 use crate::{
