@@ -128,7 +128,7 @@ fn halves_add_with_one_rounding_and_vectors_element_by_element() {
                 mov.b16 %h1, 0x3c00;\natom.global.add.noftz.f16 %h2, [%rd1+8], %h1;\n\
                 mov.f32 %f1, 0f3F800000;\nmov.f32 %f2, 0f40000000;\n\
                 red.global.v2.f32.add [%rd1+16], {%f1, %f2};\natom.global.v4.f32.add {%f3, %f4, %f5, %f6}, [%rd1+32], {%f1, %f2, %f1, %f2};\n\
-                red.global.v4.bf16x2.add.noftz [%rd1+48], {%r4, %r4, %r4, %r4};\n\
+                red.global.add.noftz.v4.bf16x2 [%rd1+48], {%r4, %r4, %r4, %r4};\n\
                 mov.b16 %h3, 0xbc00;\nmov.b16 %h4, 0x7e00;\nred.global.v2.f16.max.noftz [%rd1+64], {%h3, %h4};\n\
                 st.global.u32 [%rd1+80], %r3;";
     Run::new(body, &[&memory]).go().unwrap();
