@@ -1,12 +1,15 @@
 //! Contexts: creation, the stack of current ones of each thread, flags, limits, synchronisation.
 
+use super::clock::happening_at;
 use super::engine::Engine;
 use super::entry::{In, Out, entries};
+use super::memory::{Buffer, BufferKind};
 use super::state::{Kind, State, card, lock};
 use super::status::{Outcome, Status};
 use super::stream::StreamKind;
 use super::types::{ContextParams, ExecAffinity, Handle};
 use crate::card::Card;
+use crate::machine::Order;
 use crate::memory::Memory;
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -65,9 +68,13 @@ impl State {
     /// The context that is current on this thread.
     pub(super) fn current(&self) -> Outcome<Handle> {
         match top() {
-            Handle::NULL => Err(Status::InvalidContext.because("no context is current on this thread (cuCtxSetCurrent)")),
+            Handle::NULL => {
+                Err(Status::InvalidContext.because("no context is current on this thread (cuCtxSetCurrent)"))
+            }
             context if self.contexts.contains_key(&context) => Ok(context),
-            context => Err(Status::ContextIsDestroyed.because(format!("the current context {context:#x} was destroyed"))),
+            context => {
+                Err(Status::ContextIsDestroyed.because(format!("the current context {context:#x} was destroyed")))
+            }
         }
     }
 
@@ -162,6 +169,13 @@ pub(super) fn destroy(handle: Handle) -> Outcome {
     if state.contexts.remove(&handle).is_none() {
         return Ok(());
     }
+    state.join_streams_of(handle);
+    let order = state.host_order();
+    // Memory of graphs is the driver's to free, so it has not leaked.
+    state.free_buffers(&order, |buffer| buffer.context == handle && buffer.kind == BufferKind::Graph);
+    if state.contexts.is_empty() {
+        crate::monitor::host::leaks();
+    }
     state.streams.retain(|_, stream| stream.context != handle);
     state.events.retain(|_, event| event.context != handle);
     let modules: Vec<Handle> =
@@ -172,14 +186,9 @@ pub(super) fn destroy(handle: Handle) -> Outcome {
     for library in state.libraries.values_mut() {
         library.modules.remove(&handle);
     }
-    let buffers: Vec<u64> =
-        state.buffers.iter().filter(|(_, buffer)| buffer.context == handle).map(|(base, _)| *base).collect();
-    for base in buffers {
-        state.buffers.remove(&base);
-        // The allocation is in the table of buffers, so it exists; a failure would change nothing for the caller.
-        let _ = Memory::global().free(base);
-    }
+    state.free_buffers(&order, |buffer| buffer.context == handle);
     drop(state);
+    crate::report::flush();
     Engine::global().forget(id);
     Ok(())
 }
@@ -198,6 +207,15 @@ pub(super) fn synchronize(handle: Handle) -> Outcome {
 }
 
 impl State {
+    fn free_buffers(&mut self, order: &Order, which: impl Fn(&Buffer) -> bool) {
+        let freed: Vec<u64> = self.buffers.iter().filter(|(_, buffer)| which(buffer)).map(|(base, _)| *base).collect();
+        for base in freed {
+            self.buffers.remove(&base);
+            // The allocation is in the table of buffers, so it exists; a failure would change nothing for the caller.
+            let _ = happening_at(order, "destroying a context", true, || Memory::global().free(base));
+        }
+    }
+
     /// The host knows now what all streams of the context have done.
     pub(super) fn join_streams_of(&mut self, context: Handle) {
         let clocks: Vec<_> = self.streams.values().filter(|stream| stream.context == context).collect();

@@ -2,8 +2,29 @@
 //!
 //! In fast mode there is no monitor, and operations pay one test of a null pointer for it.
 
-use crate::machine::{Fault, Launch, warp::Warp};
-use std::sync::Arc;
+mod actor;
+mod barriers;
+mod check;
+mod clock;
+mod copies;
+mod gather;
+pub(crate) mod host;
+mod launch;
+mod line;
+mod modes;
+mod pages;
+pub(crate) mod profile;
+mod shared;
+mod site;
+mod tell;
+#[cfg(test)]
+mod tests;
+
+pub use modes::{Modes, set_modes};
+pub(crate) use modes::{begin, is_checked};
+pub(crate) use site::{At, Source};
+
+use crate::machine::{Fault, warp::Warp};
 
 /// The space of an access, after generic addresses have been resolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -113,11 +134,6 @@ pub trait LaunchWatch: Send + Sync {
     fn block(&self, number: u64) -> Box<dyn Monitor>;
     /// The launch has ended, with a fault or without.
     fn end(&self, fault: Option<&Fault>);
-}
-
-/// Whoever watches a launch; `None` in fast mode.
-pub(crate) fn begin(_launch: &Launch) -> Option<Arc<dyn LaunchWatch>> {
-    None
 }
 
 /// What happens at an mbarrier object.

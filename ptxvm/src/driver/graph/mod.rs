@@ -1,10 +1,10 @@
 //! Graphs: nodes and what they come after.
 
 mod dot;
-mod executable;
+pub(super) mod executable;
 mod node_params;
-mod nodes;
-mod update;
+pub(super) mod nodes;
+pub(super) mod update;
 
 pub(super) use executable::Executable;
 pub(super) use nodes::check_value;
@@ -166,7 +166,8 @@ fn sorted(nodes: &BTreeMap<Handle, Node>) -> Outcome<Vec<Handle>> {
             before.entry(*after).or_default().push(*handle);
         }
     }
-    let mut ready: Vec<Handle> = nodes.iter().rev().filter(|(_, node)| node.after.is_empty()).map(|(h, _)| *h).collect();
+    let mut ready: Vec<Handle> =
+        nodes.iter().rev().filter(|(_, node)| node.after.is_empty()).map(|(h, _)| *h).collect();
     let mut order = Vec::with_capacity(nodes.len());
     while let Some(node) = ready.pop() {
         order.push(node);

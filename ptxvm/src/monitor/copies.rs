@@ -1,0 +1,77 @@
+//! Asynchronous copies of a warp: which are under way, and which a wait completes.
+
+/// A `cp.async` of some lanes.
+#[derive(Clone, Debug)]
+pub(crate) struct Copy {
+    pub(crate) lanes: u32,
+    pub(crate) addresses: [u64; 32],
+    pub(crate) bytes: u32,
+    pub(crate) site: u32,
+    /// Number of its group among the lanes' groups; `None`: not committed.
+    group: Option<u32>,
+}
+
+/// Copies of one warp.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Copies {
+    list: Vec<Copy>,
+    /// Groups that each lane has committed.
+    groups: [u32; 32],
+}
+
+impl Copies {
+    pub(crate) fn start(&mut self, lanes: u32, addresses: &[u64; 32], bytes: u32, site: u32) {
+        self.list.push(Copy { lanes, addresses: *addresses, bytes, site, group: None });
+    }
+
+    /// The lanes commit what they have started: a group of its own for each.
+    pub(crate) fn commit(&mut self, lanes: u32) {
+        for lane in 0..32 {
+            self.groups[lane] += lanes >> lane & 1;
+        }
+        let groups = self.groups;
+        let mut apart = Vec::new();
+        for copy in self.list.iter_mut().filter(|copy| copy.group.is_none() && copy.lanes & lanes != 0) {
+            let mine = copy.lanes & lanes;
+            let group = groups[mine.trailing_zeros() as usize];
+            let alike = (0..32).filter(|lane| mine >> lane & 1 != 0 && groups[*lane as usize] == group);
+            let together = alike.fold(0, |mask, lane| mask | 1 << lane);
+            let rest = copy.lanes & !together;
+            if rest != 0 {
+                apart.push(Copy { lanes: rest, ..copy.clone() });
+            }
+            copy.lanes = together;
+            copy.group = Some(group);
+        }
+        // Lanes that are left over have committed another number of groups, or not yet.
+        for copy in apart {
+            let mine = copy.lanes & lanes;
+            if mine == 0 {
+                self.list.push(copy);
+                continue;
+            }
+            for lane in (0..32).filter(|lane| copy.lanes >> lane & 1 != 0) {
+                let group = (mine >> lane & 1 != 0).then(|| groups[lane as usize]);
+                self.list.push(Copy { lanes: 1 << lane, group, ..copy.clone() });
+            }
+        }
+    }
+
+    /// The lanes wait until no more than `pending` of their groups are under way; `all`: also for what they have not
+    /// committed. Gives what is complete to `landed`.
+    pub(crate) fn wait(&mut self, lanes: u32, pending: u32, all: bool, mut landed: impl FnMut(&Copy)) {
+        let groups = self.groups;
+        self.list.retain_mut(|copy| {
+            let complete = (0..32).filter(|lane| {
+                let newer = copy.group.map(|group| groups[*lane as usize] - group);
+                copy.lanes & lanes & 1 << lane != 0 && newer.map_or(all, |newer| newer >= pending)
+            });
+            let complete = complete.fold(0, |mask, lane| mask | 1 << lane);
+            if complete != 0 {
+                landed(&Copy { lanes: complete, ..copy.clone() });
+                copy.lanes &= !complete;
+            }
+            copy.lanes != 0
+        });
+    }
+}

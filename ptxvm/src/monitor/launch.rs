@@ -1,0 +1,136 @@
+//! A launch that is being checked or profiled.
+
+use super::{
+    Access, LaunchWatch, MbarrierEvent, Monitor, Scope,
+    actor::Actor,
+    check::{Checker, Extra},
+    pages::Pages,
+    site::{self, Kernel, Source},
+};
+use crate::{
+    machine::{Fault, Launch, warp::Warp},
+    report::{Finding, Findings},
+};
+use std::sync::Arc;
+
+/// What the checkers of a launch's blocks share.
+pub(crate) struct LaunchChecker {
+    pub(crate) source: Arc<Source>,
+    pub(crate) pages: &'static Pages,
+    /// Instructions after which all lanes of the warp have met.
+    collective: Vec<bool>,
+}
+
+impl LaunchChecker {
+    pub(crate) fn new(source: Arc<Source>, pages: &'static Pages) -> Self {
+        let mut this = Self { source, pages, collective: Vec::new() };
+        this.collective = (0..this.kernel().sites() as u32).map(|site| this.is_collective(site)).collect();
+        this
+    }
+
+    fn is_collective(&self, site: u32) -> bool {
+        let opcode = self.kernel().instruction(site).map_or("", |(_, info)| &info.opcode);
+        ["ldmatrix", "stmatrix", "wmma"].iter().any(|name| opcode.starts_with(name))
+    }
+
+    /// The kernel.
+    pub(crate) fn kernel(&self) -> &Kernel {
+        match &self.source.kernel {
+            Some(kernel) => kernel,
+            // A LaunchChecker is only made for launches.
+            None => unreachable!("a launch without a kernel"),
+        }
+    }
+
+    /// Whether what `source` did happened before this launch.
+    pub(crate) fn comes_after(&self, source: u32) -> bool {
+        let Some(order) = &self.source.order else { return true };
+        site::source(source).is_none_or(|other| other.order.as_ref().is_none_or(|other| site::before(other, order)))
+    }
+}
+
+/// Watches a launch in checked mode.
+pub(crate) struct CheckedLaunch {
+    checker: Arc<LaunchChecker>,
+    warps: usize,
+}
+
+impl CheckedLaunch {
+    pub(crate) fn new(launch: &Launch) -> Self {
+        let program = launch.module.program.clone();
+        let name = launch.module.info(launch.kernel).name.clone();
+        let kernel = Kernel::new(program, name, launch.grid, launch.block);
+        let source = site::register(|id| Source {
+            id,
+            kernel: Some(kernel),
+            host: false,
+            label: launch.label.clone(),
+            order: Some(launch.order.clone()),
+            seed: launch.options.seed,
+        });
+        let checker = Arc::new(LaunchChecker::new(source, Pages::global()));
+        Self { checker, warps: launch.threads().div_ceil(32) as usize }
+    }
+}
+
+impl LaunchWatch for CheckedLaunch {
+    fn block(&self, number: u64) -> Box<dyn Monitor> {
+        Box::new(Checker::new(self.checker.clone(), number as u32, self.warps))
+    }
+
+    fn end(&self, fault: Option<&Fault>) {
+        if let Some(fault) = fault {
+            Findings::global().record(Finding::of_fault(fault, &self.checker.source));
+        }
+    }
+}
+
+impl Monitor for Checker {
+    fn access(&mut self, warp: &Warp, access: &Access<'_>) {
+        let actor = Actor::of(warp);
+        let site = self.launch.kernel().site(actor.function, actor.instruction);
+        let collective = self.launch.collective.get(site as usize).copied().unwrap_or(false);
+        let extra = Extra { collective, ..Extra::default() };
+        Checker::access(self, &actor, access, &extra);
+    }
+
+    fn commit_copies(&mut self, warp: &Warp) {
+        self.commit(&Actor::of(warp));
+    }
+
+    fn wait_copies(&mut self, warp: &Warp, pending: u32) {
+        self.wait(&Actor::of(warp), pending, false);
+    }
+
+    fn arrive(&mut self, warp: &Warp, id: u32, waits: bool, aligned: bool) {
+        Checker::arrive(self, &Actor::of(warp), id, waits, aligned);
+    }
+
+    fn release(&mut self, id: u32) {
+        Checker::release(self, id);
+    }
+
+    fn warp_sync(&mut self, warp: &Warp, members: u32, memory: bool) {
+        Checker::warp_sync(self, &Actor::of(warp), members, memory);
+    }
+
+    fn fence(&mut self, warp: &Warp, scope: Scope) {
+        Checker::fence(self, &Actor::of(warp), scope);
+    }
+
+    fn mbarrier(&mut self, warp: &Warp, address: u64, event: MbarrierEvent) {
+        Checker::mbarrier(self, &Actor::of(warp), address, event);
+    }
+
+    fn operation(&mut self, _warp: &Warp) {}
+
+    fn wants_operations(&self) -> bool {
+        false
+    }
+
+    fn diverged(&mut self, _warp: &Warp, _taken: u32, _not_taken: u32) {}
+
+    fn block_end(&mut self) {
+        Checker::block_end(self);
+    }
+}

@@ -1,0 +1,158 @@
+//! The shadow of global memory, by pages of 4 KiB: what has been written, who accessed it, and what has been released.
+
+use super::{clock::Location, line::Line};
+use std::{
+    collections::HashMap,
+    ptr,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicPtr, Ordering},
+    },
+};
+
+/// Bytes of a page.
+pub(crate) const PAGE: u64 = 4096;
+/// Bytes of a line.
+pub(crate) const LINE: u64 = 128;
+const LINES: usize = (PAGE / LINE) as usize;
+
+/// What is known of a page.
+#[derive(Debug, Default)]
+pub(crate) struct PageState {
+    pub(crate) lines: [Line; LINES],
+    /// Bytes that have been written, a bit each, line by line.
+    pub(crate) written: [u128; LINES],
+    /// Released at the words (of 4 bytes) of the page.
+    pub(crate) locations: Option<Box<HashMap<u16, Location>>>,
+}
+
+impl PageState {
+    /// Forgets who has accessed some bytes, and what was released there.
+    pub(crate) fn forget(&mut self, from: u64, bytes: u64) {
+        for (line, mask) in lines(from, bytes) {
+            self.lines[(line % PAGE / LINE) as usize].forget(mask);
+        }
+        if let Some(locations) = &mut self.locations {
+            let (first, last) = (from % PAGE / 4, (from % PAGE + bytes - 1) / 4);
+            locations.retain(|word, _| !(first..=last).contains(&u64::from(*word)));
+        }
+    }
+
+    /// Forgets everything about some bytes; `written`: whether they count as written from now on.
+    pub(crate) fn reset(&mut self, from: u64, bytes: u64, written: bool) {
+        self.forget(from, bytes);
+        for (line, mask) in lines(from, bytes) {
+            let line = (line % PAGE / LINE) as usize;
+            match written {
+                true => self.written[line] |= mask,
+                false => self.written[line] &= !mask,
+            }
+        }
+    }
+}
+
+/// The lines that a range touches, and which of their bytes. The range must not be empty.
+pub(crate) fn lines(from: u64, bytes: u64) -> impl Iterator<Item = (u64, u128)> {
+    let end = from + bytes;
+    (from / LINE..=(end - 1) / LINE).map(move |line| {
+        let start = line * LINE;
+        let low = from.max(start) - start;
+        let high = end.min(start + LINE) - start;
+        (start, range_mask(low as u32, (high - low) as u32))
+    })
+}
+
+/// `count` bits from bit `low`.
+pub(crate) fn range_mask(low: u32, count: u32) -> u128 {
+    if count >= 128 { u128::MAX << low } else { ((1 << count) - 1) << low }
+}
+
+/// The pieces of a range that lie in one page each.
+pub(crate) fn pieces(from: u64, bytes: u64) -> impl Iterator<Item = (u64, u64)> {
+    let end = from.saturating_add(bytes);
+    let first = (bytes > 0).then_some(from);
+    std::iter::successors(first, move |at| Some((at / PAGE + 1) * PAGE).filter(|next| *next < end))
+        .map(move |at| (at, end.min((at / PAGE + 1) * PAGE) - at))
+}
+
+type Page = Mutex<PageState>;
+type Leaf = [AtomicPtr<Page>; FAN];
+type Branch = [AtomicPtr<Leaf>; FAN];
+
+/// Entries of a level of the tree: three levels and the page make 48 bits of address.
+const FAN: usize = 1 << 12;
+
+fn empty<T>() -> Box<[AtomicPtr<T>; FAN]> {
+    let list: Vec<AtomicPtr<T>> = (0..FAN).map(|_| AtomicPtr::default()).collect();
+    match list.into_boxed_slice().try_into() {
+        Ok(array) => array,
+        Err(_) => unreachable!("the list was made with FAN entries"),
+    }
+}
+
+/// All pages of the process. Pages are made when they are first touched and stay.
+pub(crate) struct Pages {
+    root: Box<[AtomicPtr<Branch>; FAN]>,
+}
+
+impl Pages {
+    pub(crate) fn new() -> Self {
+        Self { root: empty() }
+    }
+
+    /// The process's.
+    pub(crate) fn global() -> &'static Self {
+        static GLOBAL: std::sync::OnceLock<Pages> = std::sync::OnceLock::new();
+        GLOBAL.get_or_init(Self::new)
+    }
+
+    /// The page that holds an address, locked.
+    pub(crate) fn lock(&self, address: u64) -> MutexGuard<'_, PageState> {
+        let index = |shift: u32| (address >> shift) as usize & (FAN - 1);
+        let branch = child(&self.root[index(36)], empty);
+        let leaf = child(&branch[index(24)], empty);
+        let page = child(&leaf[index(12)], Box::default);
+        page.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// See [`PageState::reset`].
+    pub(crate) fn reset(&self, from: u64, bytes: u64, written: bool) {
+        for (at, count) in pieces(from, bytes) {
+            self.lock(at).reset(at, count, written);
+        }
+    }
+}
+
+/// What a slot points to, made at need.
+#[inline]
+fn child<T>(slot: &AtomicPtr<T>, make: impl FnOnce() -> Box<T>) -> &T {
+    let mut found = slot.load(Ordering::Acquire);
+    if found.is_null() {
+        let made = Box::into_raw(make());
+        found = match slot.compare_exchange(ptr::null_mut(), made, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => made,
+            Err(other) => {
+                // SAFETY: made above, and nobody else has seen it.
+                drop(unsafe { Box::from_raw(made) });
+                other
+            }
+        };
+    }
+    // SAFETY: slots are set once, to boxes that live as long as the tree that the slot belongs to.
+    unsafe { &*found }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        fn take<T>(slot: &mut AtomicPtr<T>) -> Option<Box<T>> {
+            let pointer = *slot.get_mut();
+            // SAFETY: slots hold boxes that `child` gave up; nobody else uses the tree any more.
+            (!pointer.is_null()).then(|| unsafe { Box::from_raw(pointer) })
+        }
+        for mut branch in self.root.iter_mut().filter_map(take) {
+            for mut leaf in branch.iter_mut().filter_map(take) {
+                leaf.iter_mut().for_each(|page| drop(take(page)));
+            }
+        }
+    }
+}
