@@ -107,10 +107,13 @@ impl Random {
 
 const SKIPPED: u32 = u32::MAX;
 
+fn at(index: impl FnMut(usize) -> u32) -> [u32; 32] {
+    std::array::from_fn(index)
+}
+
 /// Which element each lane accesses.
 fn patterns() -> Vec<[u32; 32]> {
     let mut random = Random(7);
-    let at = std::array::from_fn::<u32, 32, _>;
     let mut patterns = vec![
         at(|lane| lane as u32),
         at(|lane| lane as u32 + 5),
@@ -173,7 +176,6 @@ fn moves_as_plain_rust_does(outside: &str, prologue: &str, load: &str, store: &s
                  @!%p2 st{store}{vector}.{ty} [{target}+{bytes}], {registers};\n",
                 prologue.replace("BYTES", &(64 * bytes).to_string())
             );
-            let body = body.replace("@TYPE", &format!("{vector}.{ty} {registers}"));
             let launch = Run { outside, ..Run::new(&body, &[&source, &to, &reads, &write_buffer]) };
             launch.go().unwrap_or_else(|fault| panic!("{fault}\n{body}"));
             let mut expected = vec![0u8; 64 * bytes as usize];
