@@ -21,7 +21,7 @@ mod tell;
 mod tests;
 
 pub(crate) use modes::{begin, is_checked};
-pub use modes::{Modes, set_modes};
+pub use modes::{Modes, prepare, set_modes};
 pub(crate) use site::{At, Source};
 
 use crate::machine::{Fault, warp::Warp};

@@ -17,7 +17,7 @@ mod half;
 mod integer;
 mod logic;
 mod matrix;
-mod memory;
+pub(crate) mod memory;
 mod memory_table;
 mod moves;
 mod select;
