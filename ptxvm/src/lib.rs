@@ -6,6 +6,8 @@
 
 #![cfg_attr(not(feature = "driver"), allow(unreachable_pub, dead_code))]
 
+pub mod card;
+pub mod driver;
 pub mod machine;
 pub mod memory;
 pub mod monitor;
@@ -13,3 +15,4 @@ mod ops;
 pub mod program;
 pub mod ptx;
 pub mod report;
+pub mod settings;

@@ -90,7 +90,8 @@ pub fn settings() -> &'static Settings {
 pub fn parse(variable: impl Fn(&str) -> Option<String>) -> Settings {
     let mut problems = Vec::new();
     // An empty variable counts as one that is not set, but for CUDA_VISIBLE_DEVICES, where it hides all cards.
-    let get = |name: &'static str| variable(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
+    let get =
+        |name: &'static str| variable(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
     let mut problem = |variable: &'static str, value: &str, reason: String| {
         problems.push(SettingsError { variable, value: value.to_owned(), reason });
     };
@@ -240,7 +241,8 @@ mod tests {
     #[test]
     fn the_newest_ptx_follows_the_driver() {
         let ptx = |version| with(&[("PTXVM_DRIVER", version)]).newest_ptx();
-        let expected = [("11.8", 78), ("12.0", 80), ("12.4", 84), ("12.5", 85), ("12.6", 85), ("12.8", 87), ("12.9", 88)];
+        let expected =
+            [("11.8", 78), ("12.0", 80), ("12.4", 84), ("12.5", 85), ("12.6", 85), ("12.8", 87), ("12.9", 88)];
         for (version, newest) in expected {
             assert_eq!(ptx(version), newest, "{version}");
         }

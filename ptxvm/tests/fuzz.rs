@@ -43,31 +43,67 @@ fn random_programs_leave_the_same_registers_on_both() {
 
 fn compare(seed: u64) -> Result<(), String> {
     let text = generator::kernel(seed);
-    let quoted = |problem: String| format!("seed {seed}: {problem}\n{text}");
-    let module = ptx::parse(&text).map_err(|error| quoted(format!("does not parse: {error}")))?;
+    match difference(&text, seed) {
+        Ok(None) => Ok(()),
+        Ok(Some(problem)) => {
+            let small = shrunk(&text, seed);
+            let problem = difference(&small, seed).ok().flatten().unwrap_or(problem);
+            Err(format!("seed {seed}: {problem}\n{small}"))
+        }
+        Err(problem) => Err(format!("seed {seed}: {problem}\n{text}")),
+    }
+}
+
+/// Where the virtual machine leaves something else than the oracle; an error if the oracle cannot run the text.
+fn difference(text: &str, seed: u64) -> Result<Option<String>, String> {
+    let module = ptx::parse(text).map_err(|error| format!("does not parse: {error}"))?;
     let mut random = Random(seed ^ 0x5eed);
     let bytes = RECORD * (THREADS * BLOCKS) as usize;
     let records: Vec<u8> = (0..bytes / 4).flat_map(|_| generator::word(&mut random).to_le_bytes()).collect();
     let mut by_oracle = vec![records];
     let mut by_vm = by_oracle.clone();
     ptxvm_oracle::run(&module, "program", BLOCKS, THREADS, &mut by_oracle)
-        .map_err(|error| quoted(format!("oracle: {error}")))?;
-    match run_on_vm(&text, "program", BLOCKS, THREADS, &mut by_vm) {
-        None => return Ok(()),
-        Some(result) => result.map_err(|error| quoted(format!("virtual machine: {error}")))?,
+        .map_err(|error| format!("oracle: {error}"))?;
+    if let Err(error) = run_on_vm(text, "program", BLOCKS, THREADS, &mut by_vm) {
+        return Ok(Some(format!("virtual machine: {error}")));
     }
     for (thread, (vm, oracle)) in by_vm[0].chunks(RECORD).zip(by_oracle[0].chunks(RECORD)).enumerate() {
         if let Some(slot) = (0..RECORD / 4).find(|slot| vm[slot * 4..][..4] != oracle[slot * 4..][..4]) {
             let word = |record: &[u8]| u32::from_le_bytes(record[slot * 4..][..4].try_into().expect("four bytes"));
             let name = generator::slot_name(slot);
-            return Err(quoted(format!(
-                "thread {thread}: {name}: virtual machine {:#x}, oracle {:#x}",
-                word(vm),
-                word(oracle)
-            )));
+            let (vm, oracle) = (word(vm), word(oracle));
+            return Ok(Some(format!("thread {thread}: {name}: virtual machine {vm:#x}, oracle {oracle:#x}")));
         }
     }
-    Ok(())
+    Ok(None)
+}
+
+/// The program without the lines that are not needed for a difference. Barriers and addresses stay, so that no race
+/// comes in.
+fn shrunk(text: &str, seed: u64) -> String {
+    let mut lines: Vec<&str> = text.lines().collect();
+    let kept = ["bar.sync", "%at", "%record", "%base", "%truth", "%index", "local_words", ".", "{", "}", "ret;"];
+    let mut span = lines.len() / 4;
+    while span > 0 {
+        let mut start = 0;
+        while start < lines.len() {
+            let end = (start + span).min(lines.len());
+            let needed =
+                |line: &&str| kept.iter().any(|word| line.starts_with(word) || (word.len() > 1 && line.contains(word)));
+            if lines[start..end].iter().any(needed) {
+                start += 1;
+                continue;
+            }
+            let fewer: Vec<&str> = lines[..start].iter().chain(&lines[end..]).copied().collect();
+            if matches!(difference(&fewer.join("\n"), seed), Ok(Some(_))) {
+                lines = fewer;
+            } else {
+                start += 1;
+            }
+        }
+        span /= 2;
+    }
+    lines.join("\n")
 }
 
 #[test]

@@ -117,7 +117,8 @@ impl State {
             return Ok(());
         }
         captures.into_iter().for_each(|capture| self.invalidate(capture));
-        Err(Status::StreamCaptureImplicit.because("the legacy stream would depend on a blocking stream that is captured"))
+        Err(Status::StreamCaptureImplicit
+            .because("the legacy stream would depend on a blocking stream that is captured"))
     }
 
     /// Calls that a capture may not see: those that wait, allocate, … They spoil it, unless its mode or the thread's is

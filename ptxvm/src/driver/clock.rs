@@ -7,7 +7,6 @@
 
 use crate::machine::Order;
 use crate::settings::settings;
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -55,21 +54,10 @@ pub(super) fn new_timeline() -> u64 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-thread_local! {
-    static CURRENT: RefCell<Option<Order>> = const { RefCell::new(None) };
-}
-
-/// Runs `work` as something that happens at `order`; what memory tells its watcher from inside is of that order.
-pub(super) fn happening_at<T>(order: Order, work: impl FnOnce() -> T) -> T {
-    let before = CURRENT.replace(Some(order));
-    let result = work();
-    CURRENT.set(before);
-    result
-}
-
-/// Where the copy, fill or free that this thread is at stands among everything else; none outside those.
-pub(crate) fn current_order() -> Option<Order> {
-    CURRENT.with_borrow(Clone::clone)
+/// Runs `work` as something that happens at `order`, for the checkers; `host`: the host does it itself, now.
+pub(super) fn happening_at<T>(order: &Order, label: &str, host: bool, work: impl FnOnce() -> T) -> T {
+    let _acting = crate::monitor::host::acting(order, label, host);
+    work()
 }
 
 #[cfg(test)]

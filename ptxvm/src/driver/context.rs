@@ -1,5 +1,6 @@
 //! Contexts: creation, the stack of current ones of each thread, flags, limits, synchronisation.
 
+use super::clock::happening_at;
 use super::engine::Engine;
 use super::entry::{In, Out, entries};
 use super::state::{Kind, State, card, lock};
@@ -65,9 +66,13 @@ impl State {
     /// The context that is current on this thread.
     pub(super) fn current(&self) -> Outcome<Handle> {
         match top() {
-            Handle::NULL => Err(Status::InvalidContext.because("no context is current on this thread (cuCtxSetCurrent)")),
+            Handle::NULL => {
+                Err(Status::InvalidContext.because("no context is current on this thread (cuCtxSetCurrent)"))
+            }
             context if self.contexts.contains_key(&context) => Ok(context),
-            context => Err(Status::ContextIsDestroyed.because(format!("the current context {context:#x} was destroyed"))),
+            context => {
+                Err(Status::ContextIsDestroyed.because(format!("the current context {context:#x} was destroyed")))
+            }
         }
     }
 
@@ -162,6 +167,11 @@ pub(super) fn destroy(handle: Handle) -> Outcome {
     if state.contexts.remove(&handle).is_none() {
         return Ok(());
     }
+    if state.contexts.is_empty() {
+        crate::monitor::host::leaks();
+    }
+    state.join_streams_of(handle);
+    let order = state.host_order();
     state.streams.retain(|_, stream| stream.context != handle);
     state.events.retain(|_, event| event.context != handle);
     let modules: Vec<Handle> =
@@ -177,9 +187,10 @@ pub(super) fn destroy(handle: Handle) -> Outcome {
     for base in buffers {
         state.buffers.remove(&base);
         // The allocation is in the table of buffers, so it exists; a failure would change nothing for the caller.
-        let _ = Memory::global().free(base);
+        let _ = happening_at(&order, "destroying a context", true, || Memory::global().free(base));
     }
     drop(state);
+    crate::report::flush();
     Engine::global().forget(id);
     Ok(())
 }

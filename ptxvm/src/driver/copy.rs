@@ -1,5 +1,6 @@
 //! Copies, in one, two and three dimensions.
 
+use super::clock::happening_at;
 use super::entry::{In, Opaque, Out, entries};
 use super::operation::Operation;
 use super::state::{State, lock};
@@ -199,15 +200,13 @@ impl Side {
         let flat = height <= 1 && depth <= 1 && y == 0 && z == 0;
         let pitch = if self.pitch == 0 && (flat || host) { x + width } else { self.pitch };
         if !flat && pitch < x + width {
-            return Err(Status::InvalidValue.because(format!(
-                "the {name}'s pitch of {pitch} bytes is less than x {x} + width {width}"
-            )));
+            return Err(Status::InvalidValue
+                .because(format!("the {name}'s pitch of {pitch} bytes is less than x {x} + width {width}")));
         }
         let layer_rows = if self.height == 0 { y + height } else { self.height };
         if depth > 1 && layer_rows < y + height {
-            return Err(Status::InvalidValue.because(format!(
-                "the {name}'s layers have {layer_rows} rows, less than y {y} + height {height}"
-            )));
+            return Err(Status::InvalidValue
+                .because(format!("the {name}'s layers have {layer_rows} rows, less than y {y} + height {height}")));
         }
         let layer = pitch as u64 * layer_rows as u64;
         let address = base.wrapping_add(z as u64 * layer + y as u64 * pitch as u64 + x as u64);
@@ -275,7 +274,8 @@ pub(super) fn copy(raw: Copy3D, stream: Handle, blocking: Blocking) -> Outcome {
     } else if !captured && plan.from.pageable {
         // Without a seed a blocking call simply waits, which spares the staging; with one it returns as early as it may.
         if blocking == Blocking::No || settings().seed.is_some() {
-            plan.stage().map_err(bad_range)?;
+            let order = state.host_order();
+            happening_at(&order, "staging a copy", true, || plan.stage()).map_err(bad_range)?;
             wait = false;
         }
     }

@@ -9,7 +9,7 @@ use crate::settings::settings;
 use std::ffi::c_char;
 
 entries! { list:
-    always fn cuInit(flags: u32) {
+    [always] fn cuInit(flags: u32) {
         if flags != 0 {
             return Err(Status::InvalidValue.because("cuInit takes no flags"));
         }
@@ -20,11 +20,15 @@ entries! { list:
         if settings.devices.is_empty() {
             return Err(Status::NoDevice.because("CUDA_VISIBLE_DEVICES hides all cards"));
         }
+        if settings.checked {
+            // The checkers must see memory from the first allocation on.
+            crate::monitor::is_checked();
+        }
         set_initialised();
         Ok(())
     }
 
-    always fn cuDriverGetVersion(version: Out<i32>) {
+    [always] fn cuDriverGetVersion(version: Out<i32>) {
         version.set("driverVersion", settings().driver_version.cast_signed())
     }
 

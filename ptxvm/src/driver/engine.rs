@@ -8,7 +8,7 @@ use super::status::{Failure, Status};
 use std::collections::{BTreeSet, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub(super) type CommandId = u64;
 
@@ -25,11 +25,14 @@ pub(super) struct Command {
     pub(super) work: Work,
 }
 
+/// What a command does when its turn comes.
 pub(super) enum Work {
     /// Skipped in a context with a fault; its own failure becomes the fault of the context.
     Run(Box<dyn FnOnce() -> Result<(), Failure> + Send>),
     /// Runs in any case and hears of the fault.
     Always(Box<dyn FnOnce(Option<Status>) + Send>),
+    /// A function of the program, which may wait for something that the program does meanwhile. Skipped as `Run` is.
+    Host(Box<dyn FnOnce() + Send>),
 }
 
 struct Node {
@@ -53,6 +56,8 @@ struct Inner {
     waiters: usize,
     /// With a seed: commands that may run though nobody waits.
     steps: usize,
+    /// With a seed: what runs, and until when the others leave it alone.
+    running: HashMap<CommandId, Instant>,
     random: u64,
 }
 
@@ -83,13 +88,18 @@ const CONDITION_INTERVAL: Duration = Duration::from_micros(100);
 /// With a seed: work that nobody has waited for so long is run all the same, for hosts that watch memory instead.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// With a seed: how long a function of the program may take before other streams go on beside it. Device work gets
+/// [`PATIENCE`]: one kernel may wait for another, although only one runs.
+const HOST_PATIENCE: Duration = Duration::from_millis(50);
+
+/// How long a question with a seed waits for the command that it lets run.
+const QUESTION: Duration = Duration::from_millis(200);
+
 impl Engine {
     /// The engine of the process.
     pub(super) fn global() -> &'static Arc<Engine> {
         static ENGINE: OnceLock<Arc<Engine>> = OnceLock::new();
-        ENGINE.get_or_init(|| {
-            Engine::new(crate::settings::settings().seed.map_or(Policy::Concurrent, Policy::Seeded))
-        })
+        ENGINE.get_or_init(|| Engine::new(crate::settings::settings().seed.map_or(Policy::Concurrent, Policy::Seeded)))
     }
 
     pub(super) fn new(policy: Policy) -> Arc<Engine> {
@@ -110,6 +120,7 @@ impl Engine {
                 idle: 0,
                 waiters: 0,
                 steps: 0,
+                running: HashMap::new(),
                 random,
             }),
             start: Condvar::new(),
@@ -154,8 +165,7 @@ impl Engine {
         if inner.ready.is_empty() && inner.conditional.is_empty() {
             return;
         }
-        let most = if self.seeded() { 1 } else { MOST_THREADS };
-        if inner.idle == 0 && inner.threads < most {
+        if inner.idle == 0 && inner.threads < MOST_THREADS {
             inner.threads += 1;
             let engine = Arc::clone(self);
             let thread = std::thread::Builder::new().name("ptxvm stream".to_owned());
@@ -172,50 +182,60 @@ impl Engine {
         let mut inner = self.lock();
         loop {
             inner.look_at_conditions();
-            let allowed = !self.seeded() || inner.waiters > 0 || inner.steps > 0;
+            let left_alone = if self.seeded() { inner.left_alone() } else { None };
+            let allowed = !self.seeded() || left_alone.is_none() && (inner.waiters > 0 || inner.steps > 0);
             let chosen = if allowed { inner.choose(self.seeded()) } else { None };
             let Some(id) = chosen else {
-                inner.steps = 0;
-                self.ended.notify_all();
-                inner.idle += 1;
-                let pause = match (inner.conditional.is_empty(), self.seeded() && !inner.ready.is_empty()) {
-                    (false, _) => Some(CONDITION_INTERVAL),
-                    (true, true) => Some(PATIENCE),
-                    (true, false) => None,
-                };
-                let timed_out;
-                (inner, timed_out) = match pause {
-                    Some(pause) => {
-                        let (inner, result) =
-                            self.start.wait_timeout(inner, pause).unwrap_or_else(PoisonError::into_inner);
-                        (inner, result.timed_out() && pause == PATIENCE)
-                    }
-                    None => (self.start.wait(inner).unwrap_or_else(PoisonError::into_inner), false),
-                };
-                inner.idle -= 1;
-                if timed_out {
-                    inner.steps = inner.ready.len();
-                }
+                inner = self.rest(inner, left_alone);
                 continue;
             };
             inner.steps = inner.steps.saturating_sub(1);
             let (context, work) = inner.take(id);
             let fault = inner.faults.get(&context).map(|fault| fault.status);
-            drop(inner);
+            if self.seeded() {
+                let patience = if matches!(work, Work::Host(_)) { HOST_PATIENCE } else { PATIENCE };
+                inner.running.insert(id, Instant::now() + patience);
+            }
+            // Somebody must look after what else is ready: this command may take long, or wait for the others.
+            self.employ(inner);
             let result = perform(work, fault);
             inner = self.lock();
+            inner.running.remove(&id);
             if let Err(failure) = result {
                 inner.faults.entry(context).or_insert(failure);
             }
             inner.end(id);
-            if inner.waiters > 0 || inner.steps > 0 {
+            if inner.waiters > 0 || self.seeded() {
                 self.ended.notify_all();
             }
-            if inner.ready.len() > 1 {
-                self.employ(inner);
-                inner = self.lock();
-            }
         }
+    }
+
+    /// Waits until there may be something to do.
+    fn rest<'a>(&self, mut inner: MutexGuard<'a, Inner>, left_alone: Option<Duration>) -> MutexGuard<'a, Inner> {
+        if inner.ready.is_empty() {
+            inner.steps = 0;
+            self.ended.notify_all();
+        }
+        inner.idle += 1;
+        let late = self.seeded() && !inner.ready.is_empty() && left_alone.is_none();
+        let pause = match (inner.conditional.is_empty(), left_alone) {
+            (false, _) => Some(CONDITION_INTERVAL),
+            (true, Some(left)) if !inner.ready.is_empty() => Some(left),
+            (true, _) => late.then_some(PATIENCE),
+        };
+        let mut timed_out = false;
+        if let Some(pause) = pause {
+            let (guard, result) = self.start.wait_timeout(inner, pause).unwrap_or_else(PoisonError::into_inner);
+            (inner, timed_out) = (guard, result.timed_out());
+        } else {
+            inner = self.start.wait(inner).unwrap_or_else(PoisonError::into_inner);
+        }
+        inner.idle -= 1;
+        if timed_out && late && pause == Some(PATIENCE) {
+            inner.steps = inner.ready.len();
+        }
+        inner
     }
 
     /// Whether the command has ended. With a seed, asking lets one command run.
@@ -230,15 +250,15 @@ impl Engine {
         }
         if !inner.ready.is_empty() {
             let before = inner.nodes.len();
+            let limit = Instant::now() + QUESTION;
             inner.steps = 1;
-            self.start.notify_one();
-            while inner.steps > 0 || (inner.nodes.len() >= before && !inner.ready.is_empty() && !reached(&inner)) {
-                let (guard, wait) =
-                    self.ended.wait_timeout(inner, Duration::from_millis(20)).unwrap_or_else(PoisonError::into_inner);
-                inner = guard;
-                if wait.timed_out() {
-                    break;
-                }
+            self.start.notify_all();
+            while inner.nodes.len() >= before
+                && (inner.steps > 0 || !inner.running.is_empty())
+                && Instant::now() < limit
+            {
+                let wait = self.ended.wait_timeout(inner, QUESTION);
+                inner = wait.unwrap_or_else(PoisonError::into_inner).0;
             }
         }
         reached(&inner)
@@ -261,7 +281,7 @@ impl Engine {
         let mut inner = self.lock();
         inner.waiters += 1;
         if !reached(&inner) && self.seeded() {
-            self.start.notify_one();
+            self.start.notify_all();
         }
         while !reached(&inner) {
             inner = self.ended.wait(inner).unwrap_or_else(PoisonError::into_inner);
@@ -272,11 +292,6 @@ impl Engine {
     /// The fault that spoils the context, if there is one.
     pub(super) fn fault(&self, context: u64) -> Option<Failure> {
         self.lock().faults.get(&context).cloned()
-    }
-
-    /// Spoils the context.
-    pub(super) fn set_fault(&self, context: u64, failure: Failure) {
-        self.lock().faults.entry(context).or_insert(failure);
     }
 
     /// Forgets the fault of a context that is destroyed.
@@ -299,6 +314,12 @@ impl Inner {
         } else {
             self.conditional.push(id);
         }
+    }
+
+    /// How long what runs is still to be left alone.
+    fn left_alone(&self) -> Option<Duration> {
+        let now = Instant::now();
+        self.running.values().map(|until| until.saturating_duration_since(now)).max().filter(|left| !left.is_zero())
     }
 
     fn look_at_conditions(&mut self) {
@@ -352,7 +373,11 @@ impl Inner {
 
 fn perform(work: Work, fault: Option<Status>) -> Result<(), Failure> {
     let run = match work {
-        Work::Run(_) if fault.is_some() => return Ok(()),
+        Work::Run(_) | Work::Host(_) if fault.is_some() => return Ok(()),
+        Work::Host(run) => catch_unwind(AssertUnwindSafe(|| {
+            run();
+            Ok(())
+        })),
         Work::Run(run) => catch_unwind(AssertUnwindSafe(run)),
         Work::Always(run) => catch_unwind(AssertUnwindSafe(|| {
             run(fault);

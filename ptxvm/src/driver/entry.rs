@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Defines functions of the C interface and a list of them for `cuGetProcAddress`.
 ///
-/// `fn name(…) { … }` needs `cuInit` first, `always fn` does not. `fn name | per_thread(…)` also defines the variant
+/// `fn name(…) { … }` needs `cuInit` first, `[always] fn` does not. `fn name | per_thread(…)` also defines the variant
 /// whose NULL stream is the thread's own. The body is a block of type [`Outcome`].
 macro_rules! entries {
-    ($list:ident: $($(#[$meta:meta])* $($always:ident)? fn $name:ident $(| $per_thread:ident)? ($($argument:ident: $type:ty),* $(,)?) $body:block)*) => {
+    ($list:ident: $($(#[$meta:meta])* $([$always:ident])? fn $name:ident $(| $per_thread:ident)? ($($argument:ident: $type:ty),* $(,)?) $body:block)*) => {
         $(
             $(#[$meta])*
             #[allow(non_snake_case, clippy::too_many_arguments, reason = "the name and arguments are the driver API's")]
@@ -77,7 +77,9 @@ fn initialised() -> Result<(), &'static str> {
     }
     // A forked child has the state but none of the threads: CUDA answers CUDA_ERROR_NOT_INITIALIZED there as well.
     if PROCESS.get() != Some(&std::process::id()) {
-        return Err("this process was forked after cuInit: CUDA cannot be used in the child (start it with exec or spawn)");
+        return Err(
+            "this process was forked after cuInit: CUDA cannot be used in the child (start it with exec or spawn)",
+        );
     }
     Ok(())
 }
@@ -178,10 +180,6 @@ impl<T> Out<T> {
 
     pub(super) fn cast<U>(self) -> Out<U> {
         Out(self.0.cast())
-    }
-
-    pub(super) fn address(self) -> u64 {
-        self.0 as u64
     }
 }
 

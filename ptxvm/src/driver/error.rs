@@ -5,9 +5,9 @@ use super::status::{Outcome, Status};
 use std::ffi::{CStr, c_char};
 
 entries! { list:
-    always fn cuGetErrorName(error: u32, text: Out<*const c_char>) { answer(error, text, Status::name) }
+    [always] fn cuGetErrorName(error: u32, text: Out<*const c_char>) { answer(error, text, Status::name) }
 
-    always fn cuGetErrorString(error: u32, text: Out<*const c_char>) { answer(error, text, Status::text) }
+    [always] fn cuGetErrorString(error: u32, text: Out<*const c_char>) { answer(error, text, Status::text) }
 }
 
 fn answer(error: u32, text: Out<*const c_char>, of: fn(Status) -> &'static CStr) -> Outcome {

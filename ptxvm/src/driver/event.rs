@@ -134,9 +134,9 @@ fn elapsed(out: Out<f32>, start: Handle, end: Handle) -> Outcome {
             return Err(Status::InvalidHandle.because(format!("event {handle:#x} was never recorded")));
         };
         if event.flags & DISABLE_TIMING != 0 {
-            return Err(Status::InvalidHandle.because(format!(
-                "event {handle:#x} was created with CU_EVENT_DISABLE_TIMING"
-            )));
+            return Err(
+                Status::InvalidHandle.because(format!("event {handle:#x} was created with CU_EVENT_DISABLE_TIMING"))
+            );
         }
         let context = event.context;
         *time = record.reached.get().copied();

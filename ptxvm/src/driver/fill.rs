@@ -19,9 +19,8 @@ pub(super) fn check(fill: &FillNode) -> Outcome {
     }
     let element = u64::from(element);
     if !to.is_multiple_of(element) || height > 1 && !(pitch as u64).is_multiple_of(element) {
-        return Err(Status::InvalidValue.because(format!(
-            "{to:#x} with a pitch of {pitch} is not aligned to elements of {element} bytes"
-        )));
+        return Err(Status::InvalidValue
+            .because(format!("{to:#x} with a pitch of {pitch} is not aligned to elements of {element} bytes")));
     }
     let row = (width as u64).checked_mul(element);
     let row = row.ok_or_else(|| Status::InvalidValue.because(format!("a width of {width} elements")))?;
@@ -34,9 +33,8 @@ pub(super) fn check(fill: &FillNode) -> Outcome {
     };
     let left = allocation.base + allocation.bytes - to;
     if bytes > left {
-        return Err(Status::InvalidValue.because(format!(
-            "{bytes} bytes at {to:#x}, but only {left} bytes are left there of {allocation}"
-        )));
+        return Err(Status::InvalidValue
+            .because(format!("{bytes} bytes at {to:#x}, but only {left} bytes are left there of {allocation}")));
     }
     Ok(())
 }

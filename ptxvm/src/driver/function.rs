@@ -31,7 +31,8 @@ pub(super) fn attribute_of(
         2 => info.const_bytes,
         3 => info.local_bytes,
         4 => info.registers.min(Card::MAX_THREAD_REGISTERS),
-        5 => info.ptx_version,
+        // "The PTX virtual architecture version": compute_80 is 80.
+        5 => info.target,
         6 => card.target(),
         // Cached in L1 by the compiler's choice, no cluster needed, no cluster size required.
         7 | 10..=13 => 0,

@@ -1,5 +1,6 @@
 //! Host memory that devices can use: page-locked by CUDA, or registered with it.
 
+use super::clock::happening_at;
 use super::engine::Engine;
 use super::entry::{Opaque, Out, entries};
 use super::memory::{Buffer, BufferKind, memory_failure};
@@ -50,8 +51,10 @@ fn release(pointer: u64, registered: bool) -> Outcome {
     Engine::global().wait_for_context(id);
     let mut state = lock();
     state.join_streams_of(context);
+    let order = state.host_order();
     if state.buffers.remove(&pointer).is_some() {
-        Memory::global().free(pointer).map_err(memory_failure)?;
+        let free = || Memory::global().free(pointer);
+        happening_at(&order, "releasing host memory", true, free).map_err(memory_failure)?;
     }
     state.check_fault(context)
 }

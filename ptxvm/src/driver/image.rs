@@ -79,7 +79,10 @@ fn entries(data: &[u8]) -> Outcome<Vec<Entry>> {
             (next > at && start.checked_add(packed)? <= data.len()).then_some((entry, next))
         };
         let Some((entry, next)) = entry() else {
-            return Err(invalid(format!("the fat binary's entry at byte {at} does not fit into its {} bytes", data.len())));
+            return Err(invalid(format!(
+                "the fat binary's entry at byte {at} does not fit into its {} bytes",
+                data.len()
+            )));
         };
         found.push(entry);
         at = next;
@@ -94,9 +97,8 @@ fn unpack(data: &[u8], entry: &Entry) -> Outcome<String> {
             .map_err(|error| invalid(format!("the PTX in the fat binary is not valid LZ4: {error}")))?
     } else if entry.flags & ZSTD != 0 {
         let mut bytes = Vec::with_capacity(entry.unpacked);
-        let unpacked = ruzstd::decoding::StreamingDecoder::new(packed)
-            .map_err(|error| error.to_string())
-            .and_then(|decoder| {
+        let unpacked =
+            ruzstd::decoding::StreamingDecoder::new(packed).map_err(|error| error.to_string()).and_then(|decoder| {
                 decoder.take(entry.unpacked as u64).read_to_end(&mut bytes).map_err(|error| error.to_string())
             });
         unpacked.map_err(|error| invalid(format!("the PTX in the fat binary is not valid zstd: {error}")))?;
@@ -175,10 +177,16 @@ pub(super) fn ptx_of(image: &impl Image, card: &Card) -> Outcome<String> {
             let text = image.text()?;
             let start = text.trim_start();
             if start.starts_with('.') || start.starts_with("//") || start.starts_with("/*") {
-                Ok(text)
-            } else {
-                Err(invalid("the image is neither PTX, nor a fat binary, nor a cubin"))
+                return Ok(text);
             }
+            let beginning: String = start.chars().take(40).collect();
+            if beginning.is_empty()
+                || beginning.contains(|c: char| c.is_control() && !c.is_whitespace() || c == '\u{fffd}')
+            {
+                return Err(invalid("the image is neither PTX, nor a fat binary, nor a cubin"));
+            }
+            // A driver takes any text for PTX.
+            Err(Status::InvalidPtx.because(format!("'{beginning}' is not how PTX begins; expected .version")))
         }
     }
 }
@@ -193,9 +201,9 @@ fn directive<'a>(ptx: &'a str, name: &str) -> Option<&'a str> {
 /// Checks version and target of PTX as a driver does before it compiles.
 pub(super) fn check_directives(ptx: &str, card: &Card) -> Outcome {
     if let Some(version) = directive(ptx, ".version") {
-        let parts = version.split_once('.').and_then(|(major, minor)| {
-            Some((major.parse::<u32>().ok()?, minor.parse::<u32>().ok()?))
-        });
+        let parts = version
+            .split_once('.')
+            .and_then(|(major, minor)| Some((major.parse::<u32>().ok()?, minor.parse::<u32>().ok()?)));
         let newest = settings().newest_ptx();
         if parts.is_some_and(|(major, minor)| major * 10 + minor > newest) {
             return Err(Status::UnsupportedPtxVersion.because(format!(

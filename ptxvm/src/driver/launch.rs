@@ -57,7 +57,11 @@ fn from_buffer(info: &KernelInfo, extra: In<u64>) -> Outcome<Vec<u8>> {
             PARAM_BUFFER_SIZE => {
                 size = Some(In::from(extra.get_at("extra", at + 1)? as *const usize).get("the size in extra")?);
             }
-            other => return Err(Status::InvalidValue.because(format!("extra has a {other} where a CU_LAUNCH_PARAM_* is due"))),
+            other => {
+                return Err(
+                    Status::InvalidValue.because(format!("extra has a {other} where a CU_LAUNCH_PARAM_* is due"))
+                );
+            }
         }
         at += 2;
     }
@@ -66,12 +70,11 @@ fn from_buffer(info: &KernelInfo, extra: In<u64>) -> Outcome<Vec<u8>> {
     };
     let wanted = info.params.iter().map(|param| param.offset + param.bytes).max().unwrap_or(0) as usize;
     if size < wanted {
-        return Err(Status::InvalidValue.because(format!(
-            "the parameter buffer has {size} bytes, and '{}' takes {wanted}",
-            info.name
-        )));
+        return Err(Status::InvalidValue
+            .because(format!("the parameter buffer has {size} bytes, and '{}' takes {wanted}", info.name)));
     }
-    let mut bytes = Address::from(buffer as *const u8).bytes("the parameter buffer", size.min(info.param_bytes as usize))?;
+    let mut bytes =
+        Address::from(buffer as *const u8).bytes("the parameter buffer", size.min(info.param_bytes as usize))?;
     bytes.resize(info.param_bytes as usize, 0);
     Ok(bytes)
 }
@@ -85,7 +88,13 @@ fn check_extent(what: &str, extent: [u32; 3], limit: [u32; 3]) -> Outcome {
 
 impl State {
     /// Checks a launch as a driver does, before anything runs.
-    pub(super) fn kernel_call(&mut self, handle: Handle, context: Handle, shape: Shape, params: Vec<u8>) -> Outcome<KernelCall> {
+    pub(super) fn kernel_call(
+        &mut self,
+        handle: Handle,
+        context: Handle,
+        shape: Shape,
+        params: Vec<u8>,
+    ) -> Outcome<KernelCall> {
         let function = self.function_or_kernel(handle, context)?;
         let (device, card, local_limit) = {
             let context = self.context(context)?;
@@ -200,7 +209,9 @@ fn read_attributes(config: &LaunchConfig) -> Outcome<bool> {
         match attribute.id {
             2 => cooperative = value[0] != 0,
             4 | 11 if value[..3].iter().any(|size| *size > 1) => {
-                return Err(Status::NotSupported.because(format!("clusters of {:?} blocks are not modelled", &value[..3])));
+                return Err(
+                    Status::NotSupported.because(format!("clusters of {:?} blocks are not modelled", &value[..3]))
+                );
             }
             // What changes no result: cache windows, policies, priority, memory domains, carveout, …
             0 | 1 | 3..=6 | 8..=11 | 14 | 16 => {}

@@ -97,10 +97,9 @@ fn load(out: Out<Handle>, image: &impl Image, options: &Options) -> Outcome {
     let program = options.finish(ptx_of(image, card).and_then(|ptx| compile(&[&ptx], card)))?;
     let mut state = lock();
     let handle = state.new_handle(Kind::Library);
-    state.libraries.insert(
-        handle,
-        Library { program: Arc::new(program), kernels: HashMap::new(), modules: HashMap::new() },
-    );
+    state
+        .libraries
+        .insert(handle, Library { program: Arc::new(program), kernels: HashMap::new(), modules: HashMap::new() });
     out.set("library", handle)
 }
 

@@ -15,10 +15,6 @@ pub(super) fn error(message: Arguments<'_>) {
     line(LogLevel::Error, message);
 }
 
-pub(super) fn warning(message: Arguments<'_>) {
-    line(LogLevel::Warning, message);
-}
-
 pub(super) fn info(message: Arguments<'_>) {
     line(LogLevel::Info, message);
 }

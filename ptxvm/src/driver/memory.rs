@@ -9,6 +9,7 @@ use super::status::{Failure, Outcome, Status};
 use super::types::Handle;
 use crate::machine::Order;
 use crate::memory::{AllocationKind, Memory, MemoryError};
+use crate::monitor::host;
 
 /// An allocation that a call made.
 #[derive(Clone)]
@@ -59,7 +60,8 @@ impl State {
     /// The buffer that starts at an address.
     pub(super) fn buffer_at(&self, base: u64) -> Outcome<&Buffer> {
         self.buffers.get(&base).ok_or_else(|| {
-            let inside = self.buffer_holding(base).map_or("in no allocation", |_| "inside an allocation, not its start");
+            let inside =
+                self.buffer_holding(base).map_or("in no allocation", |_| "inside an allocation, not its start");
             Status::InvalidValue.because(format!("{base:#x} is {inside}"))
         })
     }
@@ -96,7 +98,8 @@ impl State {
         let id = self.new_serial();
         let label = format!("{what}, allocation {id}");
         let order = self.host_order();
-        let allocated = happening_at(order, || Memory::global().allocate(bytes, ALIGNMENT, kind.0, device, label));
+        let make = || Memory::global().allocate(bytes, ALIGNMENT, kind.0, device, label.clone());
+        let allocated = happening_at(&order, &label, true, make);
         let base = allocated.map_err(memory_failure)?;
         self.buffers.insert(base, Buffer { context, device, bytes, id, kind: kind.1, synchronous: false });
         Ok(base)
@@ -118,16 +121,19 @@ pub(super) fn freed_before(base: u64) -> Option<Failure> {
         return None;
     }
     match Memory::global().free(base) {
-        Err(error @ MemoryError::AlreadyFreed { .. }) => Some(Status::InvalidValue.because(error.to_string())),
+        Err(error @ MemoryError::AlreadyFreed { .. }) => {
+            host::memory_error(&error, "freeing");
+            Some(Status::InvalidValue.because(error.to_string()))
+        }
         _ => None,
     }
 }
 
 /// Frees what a stream was told to free, now that its turn has come.
-pub(super) fn free_now(base: u64, order: Order) {
+pub(super) fn free_now(base: u64, order: &Order, label: &str) {
     let freed = lock().buffers.remove(&base);
     if freed.is_some()
-        && let Err(error) = happening_at(order, || Memory::global().free(base))
+        && let Err(error) = happening_at(order, label, false, || Memory::global().free(base))
     {
         log::error(format_args!("freeing in stream order: {error}"));
     }
@@ -156,7 +162,7 @@ pub(super) fn free(base: u64) -> Outcome {
     state.join_streams_of(context);
     let order = state.host_order();
     if state.buffers.remove(&base).is_some() {
-        happening_at(order, || Memory::global().free(base)).map_err(memory_failure)?;
+        happening_at(&order, "cuMemFree", true, || Memory::global().free(base)).map_err(memory_failure)?;
     }
     state.check_fault(context)
 }

@@ -41,8 +41,6 @@ mod value;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use clock::current_order;
-
 /// Every function of the C interface, by name.
 fn exported() -> Vec<(&'static str, usize)> {
     let mut list = Vec::new();

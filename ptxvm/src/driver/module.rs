@@ -116,7 +116,8 @@ impl State {
     pub(super) fn add_module(&mut self, context: Handle, program: Arc<Program>, of_library: bool) -> Outcome<Handle> {
         let device = self.context(context)?.device;
         let order = self.host_order();
-        let loaded = super::clock::happening_at(order, || LoadedModule::load(program, device)).map_err(load_failure)?;
+        let load = || LoadedModule::load(program, device);
+        let loaded = super::clock::happening_at(&order, "loading a module", true, load).map_err(load_failure)?;
         let handle = self.new_handle(Kind::Module);
         log::info(format_args!("module {handle:#x}: {}", loaded.kernels().join(", ")));
         self.modules.insert(handle, Module { context, loaded, functions: HashMap::new(), of_library });

@@ -18,7 +18,10 @@ pub(super) enum Operation {
     Kernel(KernelCall),
     Copy(CopyPlan),
     Fill(FillNode),
-    Host { function: HostFunction, data: u64 },
+    Host {
+        function: HostFunction,
+        data: u64,
+    },
     Values(Vec<ValueOperation>),
     /// Only orders others.
     Empty,
@@ -27,7 +30,10 @@ pub(super) enum Operation {
     RecordEvent(Handle),
     WaitEvent(Handle),
     /// Memory that is there from here on in a graph.
-    Allocate { base: u64, bytes: usize },
+    Allocate {
+        base: u64,
+        bytes: usize,
+    },
     Free(u64),
 }
 
@@ -58,6 +64,12 @@ pub(super) struct Label {
     pub(super) serial: u64,
 }
 
+impl Label {
+    fn text(&self, what: &str) -> String {
+        format!("{what} in stream {}, number {}", self.stream, self.serial)
+    }
+}
+
 type Condition = Option<Box<dyn Fn() -> bool + Send>>;
 
 impl Operation {
@@ -78,19 +90,30 @@ impl Operation {
                 let launch = call.launch(order, label);
                 Box::new(move || run(&launch).map_err(fault))
             }
-            Operation::Copy(plan) => Box::new(move || happening_at(order, || plan.run()).map_err(bad_access)),
-            Operation::Fill(fill) => Box::new(move || happening_at(order, || run_fill(&fill)).map_err(bad_access)),
+            Operation::Copy(plan) => {
+                let label = label.text("copy");
+                let copy = move || happening_at(&order, &label, false, || plan.run());
+                Box::new(move || copy().map_err(|error| bad_access(&error, "copy")))
+            }
+            Operation::Fill(fill) => {
+                let label = label.text("fill");
+                let fill = move || happening_at(&order, &label, false, || run_fill(&fill));
+                Box::new(move || fill().map_err(|error| bad_access(&error, "fill")))
+            }
             Operation::Free(base) => {
-                let free = move || super::memory::free_now(base, order);
+                let label = label.text("cuMemFreeAsync");
+                let free = move || super::memory::free_now(base, &order, &label);
                 return (None, Work::Always(Box::new(move |_| free())));
             }
-            Operation::Host { function, data } => Box::new(move || {
-                if let Some(function) = function {
-                    // SAFETY: the caller promised that the function can be called with this data.
-                    unsafe { function(data as Opaque) };
-                }
-                Ok(())
-            }),
+            Operation::Host { function, data } => {
+                let call = move || {
+                    if let Some(function) = function {
+                        // SAFETY: the caller promised that the function can be called with this data.
+                        unsafe { function(data as Opaque) };
+                    }
+                };
+                return (None, Work::Host(Box::new(call)));
+            }
             Operation::Values(values) => return values.first().map_or((None, nothing()), |value| value_work(*value)),
             Operation::Empty
             | Operation::Graph(_)
@@ -121,7 +144,7 @@ impl KernelCall {
             multiprocessors: self.multiprocessors,
             resident: self.resident,
             local_limit: self.local_limit,
-            label: format!("stream {}, number {}", label.stream, label.serial),
+            label: label.text("launch"),
             order,
             options: Options {
                 threads: settings.threads,
@@ -153,7 +176,8 @@ fn fault(fault: Fault) -> Failure {
 }
 
 /// Memory was freed, say, between the call and now.
-fn bad_access(error: MemoryError) -> Failure {
+fn bad_access(error: &MemoryError, what: &str) -> Failure {
+    crate::monitor::host::memory_error(error, what);
     log::error(format_args!("CUDA_ERROR_ILLEGAL_ADDRESS: {error}"));
     Status::IllegalAddress.because(error.to_string())
 }
@@ -213,7 +237,8 @@ fn value_work(operation: ValueOperation) -> (Condition, Work) {
         }
         value::WRITE_32 => {
             // SAFETY: an aligned word inside an allocation, which is never unmapped.
-            let write = move || unsafe { AtomicU32::from_ptr(address as *mut u32) }.store(value as u32, Ordering::Release);
+            let write =
+                move || unsafe { AtomicU32::from_ptr(address as *mut u32) }.store(value as u32, Ordering::Release);
             (None, done(write))
         }
         value::WRITE_64 => {

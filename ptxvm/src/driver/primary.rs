@@ -5,6 +5,7 @@ use super::entry::{Out, entries};
 use super::state::{card, known, lock};
 use super::status::{Outcome, Status};
 use super::types::Handle;
+use crate::memory::Memory;
 
 /// The primary context of a device.
 #[derive(Default)]
@@ -29,16 +30,19 @@ entries! { list:
         if !context.peers.insert(peer) {
             return Err(Status::PeerAccessAlreadyEnabled.because(format!("from {current:#x} to {peer:#x}")));
         }
+        Memory::global().set_peer_access(context.device, peer_device, true);
         Ok(())
     }
 
     fn cuCtxDisablePeerAccess(peer: Handle) {
         let mut state = lock();
         let current = state.usable()?;
-        state.context(peer)?;
-        if !state.context(current)?.peers.remove(&peer) {
+        let peer_device = state.context(peer)?.device;
+        let context = state.context(current)?;
+        if !context.peers.remove(&peer) {
             return Err(Status::PeerAccessNotEnabled.because(format!("from {current:#x} to {peer:#x}")));
         }
+        Memory::global().set_peer_access(context.device, peer_device, false);
         Ok(())
     }
 
@@ -88,7 +92,9 @@ fn release_primary(device: i32) -> Outcome {
         let mut state = lock();
         let primary = state.primaries.entry(device).or_default();
         if primary.retained == 0 {
-            return Err(Status::InvalidContext.because(format!("the primary context of device {device} is not retained")));
+            return Err(
+                Status::InvalidContext.because(format!("the primary context of device {device} is not retained"))
+            );
         }
         primary.retained -= 1;
         (primary.retained == 0).then_some(primary.handle)

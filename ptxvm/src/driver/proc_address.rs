@@ -92,11 +92,11 @@ fn answer(symbol: Text, function: Out<Opaque>, version: i32, flags: u64, status:
 }
 
 entries! { list:
-    always fn cuGetProcAddress(symbol: Text, function: Out<Opaque>, version: i32, flags: u64) {
+    [always] fn cuGetProcAddress(symbol: Text, function: Out<Opaque>, version: i32, flags: u64) {
         answer(symbol, function, version, flags, Out::from(std::ptr::null_mut()))
     }
 
-    always fn cuGetProcAddress_v2(symbol: Text, function: Out<Opaque>, version: i32, flags: u64, status: Out<u32>) {
+    [always] fn cuGetProcAddress_v2(symbol: Text, function: Out<Opaque>, version: i32, flags: u64, status: Out<u32>) {
         answer(symbol, function, version, flags, status)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::entry::{Opaque, Out, entries};
 use super::log;
-use super::status::{Outcome, Status};
+use super::status::Status;
 use super::types::Uuid;
 use std::fmt::Write;
 
@@ -107,7 +107,7 @@ unsupported! {
 }
 
 entries! { list_own:
-    always fn cuGetExportTable(table: Out<*const Opaque>, id: super::entry::In<Uuid>) {
+    [always] fn cuGetExportTable(table: Out<*const Opaque>, id: super::entry::In<Uuid>) {
         table.set_if_given(std::ptr::null());
         let mut text = String::new();
         for byte in id.get("pExportTableId")?.bytes {

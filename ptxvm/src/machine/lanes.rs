@@ -8,12 +8,32 @@ use half::{bf16, f16};
 /// A type that a lane may hold.
 pub trait Lane: Copy + 'static {
     /// What one lane of the register holds.
-    type Stored: Copy + Default;
+    type Stored: Stored;
     /// The value from what is stored.
     fn load(stored: Self::Stored) -> Self;
     /// What is stored for the value.
     fn store(self) -> Self::Stored;
 }
+
+/// What a lane holds.
+pub trait Stored: Copy + Default {
+    /// `new` if the lowest bit of `bit` is set, else `old`; without a branch, so that 32 of them are a few vectors.
+    fn choose(bit: u32, new: Self, old: Self) -> Self;
+}
+
+macro_rules! stored {
+    ($($ty:ty)*) => {$(
+        impl Stored for $ty {
+            #[inline(always)]
+            fn choose(bit: u32, new: Self, old: Self) -> Self {
+                let keep = Self::from(bit & 1).wrapping_sub(1);
+                new & !keep | old & keep
+            }
+        }
+    )*};
+}
+
+stored!(u32 u64 u128);
 
 macro_rules! lane {
     ($($ty:ty as $stored:ty: |$from:ident| $load:expr, |$value:ident| $store:expr;)*) => {$(

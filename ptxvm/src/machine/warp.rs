@@ -3,7 +3,7 @@
 use super::{
     block::Block,
     fault::Fault,
-    lanes::Lane,
+    lanes::{Lane, Stored},
     launch::Running,
     op::{Flow, Op, Slot},
 };
@@ -167,7 +167,7 @@ impl Warp {
             *target = *values;
         } else {
             for lane in 0..32 {
-                target[lane] = if mask >> lane & 1 != 0 { values[lane] } else { target[lane] };
+                target[lane] = T::Stored::choose(mask >> lane, values[lane], target[lane]);
             }
         }
     }

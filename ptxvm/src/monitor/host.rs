@@ -14,7 +14,7 @@ use crate::{
 use std::{
     cell::RefCell,
     collections::HashMap,
-    sync::{Arc, Once, OnceLock},
+    sync::{Arc, Once},
 };
 
 thread_local! {
@@ -45,27 +45,6 @@ pub(crate) fn acting(order: &Order, label: &str, host: bool) -> Acting {
         seed: None,
     });
     Acting(ACTING.with(|acting| acting.borrow_mut().replace(source)))
-}
-
-/// Says where what this thread does to memory stands among everything else.
-type Orders = fn() -> Option<Order>;
-
-static ORDERS: OnceLock<Orders> = OnceLock::new();
-
-/// Has the driver asked for the order of copies, fills and frees that it does not announce by [`acting`].
-pub(crate) fn orders_from(orders: Orders) {
-    let _ = ORDERS.set(orders);
-}
-
-/// Whoever this thread acts for. The host is the timeline of number 0.
-fn actor() -> Option<Arc<Source>> {
-    if let Some(acting) = ACTING.with(|acting| acting.borrow().clone()) {
-        return Some(acting);
-    }
-    let order = ORDERS.get().and_then(|orders| orders())?;
-    let host = order.timeline == 0;
-    let label = if host { "a call of the host".to_owned() } else { format!("work of stream {}", order.timeline) };
-    Some(site::register(|id| Source { id, kernel: None, host, label, order: Some(order), seed: None }))
 }
 
 /// Watches the process's memory.
@@ -149,7 +128,7 @@ fn bits_at(bits: &[u128], offset: u64) -> u128 {
 /// The host, or a copy of a stream, reads or writes a range; `frees`: it is gone afterwards.
 fn touch(from: u64, bytes: u64, writes: bool, frees: bool) {
     let pages = Pages::global();
-    let Some(source) = actor() else {
+    let Some(source) = ACTING.with(|acting| acting.borrow().clone()) else {
         if writes && bytes > 0 {
             for (at, count) in pieces(from, bytes) {
                 pages.lock(at).forget(at, count);

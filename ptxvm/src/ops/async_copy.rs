@@ -1,5 +1,275 @@
-//! `cp.async`: copies from global to shared memory that are performed late, when they are waited for.
+//! `cp.async`: copies from global to shared memory that are performed late, when they are waited for, so that a wait
+//! that is missing or too weak is seen.
+
+use super::memory::{AccessOp, OpSpace, cache_policy, pointers_of, register_address, take_hints, take_space};
+use crate::{
+    machine::{
+        op::{Exec, Flow, NO_SLOT, Op, free},
+        warp::Warp,
+    },
+    monitor::{AccessKind, Ordering},
+    program::{
+        CompileError,
+        builder::{Builder, Modifiers},
+    },
+    ptx::ast::{Instruction, Operand, Space, Type},
+};
 
 /// The copies of a warp that are under way.
 #[derive(Debug, Default)]
-pub(crate) struct Copies {}
+pub(crate) struct Copies {
+    pending: Vec<Pending>,
+    /// Groups that each lane has committed: the number of its open group.
+    committed: [u32; 32],
+}
+
+/// What one `cp.async` of some lanes still has to copy.
+#[derive(Debug)]
+struct Pending {
+    mask: u32,
+    group: u32,
+    bytes: u32,
+    /// Bytes that are copied; the rest becomes zero.
+    filled: [u8; 32],
+    from: [u64; 32],
+    to: [u64; 32],
+}
+
+impl Copies {
+    /// Performs copies of the lanes of `mask` whose group is older than the lane's newest `newest` ones; `open`: those
+    /// of the open group too.
+    ///
+    /// # Safety
+    /// The memory that the copies work on must still be there.
+    unsafe fn perform(&mut self, mask: u32, newest: u32, open: bool) {
+        let committed = &self.committed;
+        self.pending.retain_mut(|copy| {
+            let mut done = 0;
+            for lane in lanes(copy.mask & mask) {
+                if open || copy.group < committed[lane].saturating_sub(newest) {
+                    done |= 1 << lane;
+                }
+            }
+            for lane in lanes(done) {
+                // SAFETY: bounds of both sides were checked when the copy was issued.
+                unsafe {
+                    let (from, to) = (copy.from[lane] as *const u8, copy.to[lane] as *mut u8);
+                    let filled = usize::from(copy.filled[lane]);
+                    if filled == 16 {
+                        to.cast::<u128>().write_unaligned(from.cast::<u128>().read_unaligned());
+                    } else {
+                        std::ptr::copy_nonoverlapping(from, to, filled);
+                        std::ptr::write_bytes(to.add(filled), 0, copy.bytes as usize - filled);
+                    }
+                }
+            }
+            copy.mask &= !done;
+            copy.mask != 0
+        });
+    }
+
+    fn commit(&mut self, mask: u32) {
+        for lane in lanes(mask) {
+            self.committed[lane] += 1;
+        }
+    }
+}
+
+fn lanes(mask: u32) -> impl Iterator<Item = usize> {
+    (0..32).filter(move |lane| mask >> lane & 1 != 0)
+}
+
+const TO: AccessKind = AccessKind::AsyncWrite;
+const FROM: AccessKind = AccessKind::AsyncRead;
+
+/// Issues a copy of `x` bytes from `[b + imm's high half]` to `[a + imm's low half]`; the list holds the address
+/// registers again and the source size or the predicate.
+fn issue() -> Exec {
+    free(issue_copy)
+}
+
+fn issue_copy(warp: &mut Warp, op: &Op) -> Flow {
+    let bytes = u64::from(op.x & 255);
+    // SAFETY: the list was made by the decoder below.
+    let slots = unsafe { warp.wide(op) };
+    let (narrow, generic) = (op.y & 1 != 0, op.y & 2 != 0);
+    let space = if op.y & 4 != 0 { OpSpace::Generic } else { OpSpace::Shared };
+    let filled = match op.y >> 4 {
+        0 => [bytes as u8; 32],
+        // SAFETY: a 32-bit slot.
+        1 => unsafe { warp.lanes::<u32>(op.c) }.map(|size| u64::from(size).min(bytes) as u8),
+        how => {
+            // SAFETY: a predicate slot.
+            let ignored = unsafe { warp.predicate(op.c) } ^ if how == 3 { u32::MAX } else { 0 };
+            std::array::from_fn(|lane| if ignored >> lane & 1 != 0 { 0 } else { bytes as u8 })
+        }
+    };
+    let low_half = Op { imm: op.imm as u32 as i32 as i64 as u64, ..*op };
+    let high_half = Op { imm: (op.imm as i64 >> 32) as u64, ..*op };
+    let weak = Ordering::default();
+    let to = AccessOp::new(TO, weak, space, narrow);
+    let from = AccessOp::new(FROM, weak, if generic { OpSpace::Generic } else { OpSpace::Global }, false);
+    let to = match pointers_of(warp, &low_half, slots[0], to, bytes) {
+        Ok(pointers) => pointers,
+        Err(flow) => return flow,
+    };
+    // A lane that copies nothing may have any source address, as long as nothing is read there.
+    let mask = warp.mask;
+    let reading = lanes(mask).filter(|&lane| filled[lane] != 0).fold(0, |mask, lane| mask | 1 << lane);
+    let mut sources = to;
+    if reading != 0 {
+        warp.mask = reading;
+        let result = pointers_of(warp, &high_half, slots[1], from, bytes);
+        warp.mask = mask;
+        match result {
+            Ok(pointers) => sources = pointers,
+            Err(flow) => return flow,
+        }
+    }
+    if warp.running().checked() {
+        for lane in lanes(mask) {
+            // SAFETY: checked above. Whoever reads it before the copy has been waited for gets NaNs.
+            unsafe { std::ptr::write_bytes(to[lane] as *mut u8, 0xff, bytes as usize) };
+        }
+    }
+    let mut left = mask;
+    while left != 0 {
+        let group = warp.copies.committed[left.trailing_zeros() as usize];
+        let same = lanes(left).filter(|&lane| warp.copies.committed[lane] == group).fold(0, |m, lane| m | 1 << lane);
+        left &= !same;
+        warp.copies.pending.push(Pending { mask: same, group, bytes: bytes as u32, filled, from: sources, to });
+    }
+    Flow::Next
+}
+
+fn commit() -> Exec {
+    free(|warp, _| {
+        if let Some(monitor) = warp.monitor() {
+            monitor.commit_copies(warp);
+        }
+        let mask = warp.mask;
+        warp.copies.commit(mask);
+        Flow::Next
+    })
+}
+
+/// Waits until all but the newest `x` groups are complete; `y`: until everything is.
+fn wait() -> Exec {
+    free(|warp, op| {
+        if let Some(monitor) = warp.monitor() {
+            monitor.wait_copies(warp, op.x);
+        }
+        let mask = warp.mask;
+        // SAFETY: shared memory lives as long as the block; sources were allocated when the copy was issued, and the
+        // range they lie in stays mapped when it is freed.
+        unsafe { warp.copies.perform(mask, op.x, op.y != 0) };
+        Flow::Next
+    })
+}
+
+/// Performs all copies of the lanes of the mask: what an mbarrier tracks has to be there before it is told so.
+pub(super) fn complete_all(warp: &mut Warp) {
+    if let Some(monitor) = warp.monitor() {
+        monitor.commit_copies(warp);
+        monitor.wait_copies(warp, 0);
+    }
+    let mask = warp.mask;
+    // SAFETY: as in `wait`.
+    unsafe { warp.copies.perform(mask, 0, true) };
+}
+
+/// `cp.async`, except `cp.async.mbarrier`.
+pub(crate) fn decode(i: &Instruction, b: &mut Builder<'_>) -> Result<(), CompileError> {
+    let mut m = Modifiers::of(i);
+    if i.opcode != "cp" || !m.take("async") || i.has("bulk") {
+        return Err(b.error(i, "bulk and tensor copies are not modelled"));
+    }
+    if m.take("mbarrier") {
+        return super::mbarrier::decode_copy_arrive(i, b, m);
+    }
+    if m.take("commit_group") {
+        m.finish(b)?;
+        b.operands::<0>(i)?;
+        b.emit(Op::new(commit()));
+        return Ok(());
+    }
+    if m.take("wait_all") {
+        m.finish(b)?;
+        b.operands::<0>(i)?;
+        let mut op = Op::new(wait());
+        op.y = 1;
+        b.emit(op);
+        return Ok(());
+    }
+    if m.take("wait_group") {
+        m.finish(b)?;
+        let [Operand::Integer { value, .. }] = b.operands::<1>(i)? else {
+            return Err(b.error(i, "the number of groups must be a constant"));
+        };
+        let mut op = Op::new(wait());
+        op.x = u32::try_from(*value).map_err(|_| b.error(i, "the number of groups is out of range"))?;
+        b.emit(op);
+        return Ok(());
+    }
+    decode_issue(i, b, m)
+}
+
+fn decode_issue(i: &Instruction, b: &mut Builder<'_>, mut m: Modifiers<'_>) -> Result<(), CompileError> {
+    let level = m.take_any(&["ca", "cg"]).ok_or_else(|| b.unknown(i))?;
+    let hint = take_hints(&mut m);
+    let (target, source) = (take_space(&mut m), take_space(&mut m));
+    m.finish(b)?;
+    if !matches!(target, None | Some(Space::Shared)) || !matches!(source, None | Some(Space::Global)) {
+        return Err(b.error(i, "copies go from .global to .shared"));
+    }
+    let mut operands = i.operands.as_slice();
+    if hint {
+        let (policy, others) = operands.split_last().ok_or_else(|| b.unknown(i))?;
+        cache_policy(i, b, policy)?;
+        operands = others;
+    }
+    let (to, from, size, rest) = match operands {
+        [to, from, size] => (to, from, size, None),
+        [to, from, size, rest] => (to, from, size, Some(rest)),
+        other => return Err(b.error(i, format!("found {} operands, expected 3 or 4", other.len()))),
+    };
+    let bytes = match size {
+        Operand::Integer { value: 4 | 8, .. } if level == "cg" => {
+            return Err(b.error(i, "`.cg` copies 16 bytes at a time"));
+        }
+        Operand::Integer { value: value @ (4 | 8 | 16), .. } => *value as u32,
+        _ => return Err(b.error(i, "the size must be 4, 8 or 16")),
+    };
+    let mut op = Op::new(issue());
+    let mut high = Op::new(issue());
+    let narrow = register_address(i, b, to, target, &mut op)?;
+    let from_narrow = register_address(i, b, from, source, &mut high)?;
+    if from_narrow {
+        return Err(b.error(i, "the source has an address of 32 bits, expected 64"));
+    }
+    let offset = |value: u64| i32::try_from(value as i64);
+    let (Ok(low), Ok(high_offset)) = (offset(op.imm), offset(high.imm)) else {
+        return Err(b.error(i, "an offset does not fit in 32 bits"));
+    };
+    op.imm = (i64::from(high_offset) << 32) as u64 | u64::from(low as u32);
+    let slots = vec![op.a, high.a];
+    op.a = NO_SLOT;
+    let how = match rest {
+        None => 0,
+        Some(operand) => {
+            let predicate = matches!(operand, Operand::Not(_)) || b.register_type(operand) == Some(Type::Pred);
+            if predicate {
+                let (slot, negated) = b.read_predicate(i, operand)?;
+                op.c = slot;
+                if negated { 3 } else { 2 }
+            } else {
+                op.c = b.read(i, operand, Type::U32)?;
+                1
+            }
+        }
+    };
+    op.x = bytes;
+    op.y = u32::from(narrow) | u32::from(source.is_none()) << 1 | u32::from(target.is_none()) << 2 | how << 4;
+    b.emit_wide(op, slots);
+    Ok(())
+}

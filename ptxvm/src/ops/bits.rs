@@ -289,8 +289,7 @@ pub(crate) fn decode(i: &Instruction, b: &mut Builder<'_>) -> Result<(), Compile
     let ty = modifiers.take_type().ok_or_else(|| b.unknown(i))?;
     let opcode = i.opcode.as_str();
     let shift = opcode == "bfind" && modifiers.take("shiftamt");
-    let bound =
-        if matches!(opcode, "bmsk" | "szext") { modifiers.take_any(&["clamp", "wrap"]) } else { None };
+    let bound = if matches!(opcode, "bmsk" | "szext") { modifiers.take_any(&["clamp", "wrap"]) } else { None };
     modifiers.finish(b)?;
     let word = Type::U32;
     match (opcode, ty, bound) {

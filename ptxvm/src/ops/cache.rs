@@ -44,12 +44,7 @@ pub(crate) fn decode(i: &Instruction, b: &mut Builder<'_>) -> Result<(), Compile
 
 /// `createpolicy`: any value will do, as `.L2::cache_hint` is not looked at.
 pub(crate) fn create_policy(i: &Instruction, b: &mut Builder<'_>) -> Result<(), CompileError> {
-    const PRIORITIES: &[&str] = &[
-        "L2::evict_last",
-        "L2::evict_normal",
-        "L2::evict_first",
-        "L2::evict_unchanged",
-    ];
+    const PRIORITIES: &[&str] = &["L2::evict_last", "L2::evict_normal", "L2::evict_first", "L2::evict_unchanged"];
     let mut m = Modifiers::of(i);
     let form = m.take_any(&["fractional", "range", "cvt"]).ok_or_else(|| b.unknown(i))?;
     if m.take_type() != Some(Type::B64) {

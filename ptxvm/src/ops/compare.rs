@@ -91,12 +91,7 @@ struct Comparison<'i> {
 
 impl<'i> Comparison<'i> {
     /// Takes the source type (last) and, after `take_destination`, the rest.
-    fn take(
-        i: &Instruction,
-        b: &Builder<'_>,
-        modifiers: &mut Modifiers<'i>,
-        ty: Type,
-    ) -> Result<Self, CompileError> {
+    fn take(i: &Instruction, b: &Builder<'_>, modifiers: &mut Modifiers<'i>, ty: Type) -> Result<Self, CompileError> {
         let name = modifiers.take_any(&NAMES).ok_or_else(|| b.error(i, "a comparison operator is required"))?;
         let combine = modifiers.take_any(&["and", "or", "xor"]);
         let ftz = matches!(ty, Type::F32 | Type::F16 | Type::F16x2) && modifiers.take("ftz");
@@ -128,7 +123,7 @@ impl<'i> Comparison<'i> {
             ty => integers(name, ty),
         }
         .ok_or_else(|| b.error(i, format!("`.{}` does not compare .{}", self.name, self.ty)))?;
-        let mut compare = |b: &mut Builder<'_>, sources: [Slot; 2]| match target {
+        let compare = |b: &mut Builder<'_>, sources: [Slot; 2]| match target {
             Some(target) => {
                 b.reads(sources[0]);
                 b.reads(sources[1]);
@@ -171,8 +166,10 @@ fn flush_f16(x: f32) -> f32 {
 }
 
 fn is_comparable(ty: Type) -> bool {
-    matches!(ty, Type::B16 | Type::B32 | Type::B64 | Type::U16 | Type::U32 | Type::U64 | Type::S16 | Type::S32 | Type::S64)
-        || matches!(ty, Type::F16 | Type::F16x2 | Type::Bf16 | Type::Bf16x2 | Type::F32 | Type::F64)
+    matches!(
+        ty,
+        Type::B16 | Type::B32 | Type::B64 | Type::U16 | Type::U32 | Type::U64 | Type::S16 | Type::S32 | Type::S64
+    ) || matches!(ty, Type::F16 | Type::F16x2 | Type::Bf16 | Type::Bf16x2 | Type::F32 | Type::F64)
 }
 
 /// `d = a op c`, `wide[0] = a2 op c` for predicates; `x`: bit 0 negates `c`, bits 1 and 2 tell the operation (0: none, 1:
@@ -248,9 +245,7 @@ fn setp(i: &Instruction, b: &mut Builder<'_>) -> Result<(), CompileError> {
     op.a = b.reads(results[0]);
     op.b = b.reads(*results.last().unwrap_or(&results[0]));
     op.c = c.map_or(op.a, |(slot, _)| slot);
-    op.x = u32::from(c.is_some_and(|(_, negated)| negated))
-        | operation << 1
-        | u32::from(!comparison.is_packed()) << 3;
+    op.x = u32::from(c.is_some_and(|(_, negated)| negated)) | operation << 1 | u32::from(!comparison.is_packed()) << 3;
     op.d = b.write_predicate(i, first)?;
     let other = b.write_predicate(i, second)?;
     b.emit_wide(op, vec![other]);

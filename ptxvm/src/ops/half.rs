@@ -165,8 +165,7 @@ pub(crate) fn decode(i: &Instruction, b: &mut Builder<'_>) -> Result<(), Compile
             if i.opcode == "ex2" && !is_f16 && !ftz {
                 return Err(b.error(i, ".ftz is required with this type"));
             }
-            let exec =
-                if i.opcode == "tanh" { of_format!(ty, tanh(packed)) } else { of_format!(ty, ex2(packed)) };
+            let exec = if i.opcode == "tanh" { of_format!(ty, tanh(packed)) } else { of_format!(ty, ex2(packed)) };
             let slots = sources(b, i, ty, 1)?;
             let source = stage_if(b, ftz, || of_format!(ty, flush(packed)), ty, slots[0]);
             if !ftz {

@@ -14,12 +14,30 @@ use crate::{
 macro_rules! by_type {
     ($ty:expr, $t:ident => $exec:expr) => {
         match $ty {
-            Type::U16 => { type $t = u16; Some($exec) }
-            Type::S16 => { type $t = i16; Some($exec) }
-            Type::U32 => { type $t = u32; Some($exec) }
-            Type::S32 => { type $t = i32; Some($exec) }
-            Type::U64 => { type $t = u64; Some($exec) }
-            Type::S64 => { type $t = i64; Some($exec) }
+            Type::U16 => {
+                type $t = u16;
+                Some($exec)
+            }
+            Type::S16 => {
+                type $t = i16;
+                Some($exec)
+            }
+            Type::U32 => {
+                type $t = u32;
+                Some($exec)
+            }
+            Type::S32 => {
+                type $t = i32;
+                Some($exec)
+            }
+            Type::U64 => {
+                type $t = u64;
+                Some($exec)
+            }
+            Type::S64 => {
+                type $t = i64;
+                Some($exec)
+            }
             _ => None,
         }
     };
@@ -29,9 +47,18 @@ macro_rules! by_type {
 macro_rules! by_width {
     ($ty:expr, $t:ident => $exec:expr) => {
         match $ty {
-            Type::U16 | Type::S16 => { type $t = u16; Some($exec) }
-            Type::U32 | Type::S32 => { type $t = u32; Some($exec) }
-            Type::U64 | Type::S64 => { type $t = u64; Some($exec) }
+            Type::U16 | Type::S16 => {
+                type $t = u16;
+                Some($exec)
+            }
+            Type::U32 | Type::S32 => {
+                type $t = u32;
+                Some($exec)
+            }
+            Type::U64 | Type::S64 => {
+                type $t = u64;
+                Some($exec)
+            }
             _ => None,
         }
     };
@@ -146,12 +173,9 @@ fn remainder(ty: Type) -> Option<Exec> {
 /// `add sub mul mad mul24 mad24 sad div rem abs neg min max` over integers.
 pub(crate) fn decode(i: &Instruction, b: &mut Builder<'_>) -> Result<(), CompileError> {
     let mut modifiers = Modifiers::of(i);
-    // `add.s32.sat` is accepted too.
-    let sat_last = i.modifiers.len() > 1 && i.modifiers.last().is_some_and(|last| last == "sat");
-    let sat = matches!(i.opcode.as_str(), "add" | "sub") && sat_last && modifiers.take("sat");
     let ty = modifiers.take_type().ok_or_else(|| b.unknown(i))?;
     match i.opcode.as_str() {
-        "add" | "sub" => add(i, b, modifiers, ty, sat),
+        "add" | "sub" => add(i, b, modifiers, ty),
         "mul" | "mad" => multiply(i, b, modifiers, ty),
         "mul24" | "mad24" => multiply24(i, b, modifiers, ty),
         "min" | "max" => minimum(i, b, modifiers, ty),
@@ -209,14 +233,8 @@ fn uniform(
     b.map_instruction(i, exec, ty, &[ty, ty, ty][..count])
 }
 
-fn add(
-    i: &Instruction,
-    b: &mut Builder<'_>,
-    mut modifiers: Modifiers<'_>,
-    ty: Type,
-    sat: bool,
-) -> Result<(), CompileError> {
-    let sat = sat || ty == Type::S32 && modifiers.take("sat");
+fn add(i: &Instruction, b: &mut Builder<'_>, mut modifiers: Modifiers<'_>, ty: Type) -> Result<(), CompileError> {
+    let sat = ty == Type::S32 && modifiers.take("sat");
     modifiers.finish(b)?;
     let exec = match (i.opcode.as_str(), ty, sat) {
         ("add", Type::S32, true) => Some(map2(i32::saturating_add)),
@@ -311,6 +329,7 @@ fn minimum(i: &Instruction, b: &mut Builder<'_>, mut modifiers: Modifiers<'_>, t
         ("max", Type::S16x2, _) => Some(halves!(i16, |a: i16, b: i16| a.max(b))),
         ("min", Type::U16x2, _) => Some(halves!(u16, |a: u16, b: u16| a.min(b))),
         ("max", Type::U16x2, _) => Some(halves!(u16, |a: u16, b: u16| a.max(b))),
+        (_, _, true) => None,
         ("min", ..) => by_type!(ty, T => map2(|a: T, b: T| a.min(b))),
         _ => by_type!(ty, T => map2(|a: T, b: T| a.max(b))),
     };

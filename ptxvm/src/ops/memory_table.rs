@@ -1,6 +1,6 @@
 //! Which opcodes work on memory, and who decodes them.
 
-use super::{atomic, cache, fence, memory};
+use super::{async_copy, atomic, cache, fence, mbarrier, memory};
 use crate::{
     program::{CompileError, builder::Builder},
     ptx::ast::Instruction,
@@ -12,6 +12,8 @@ pub(crate) fn family(opcode: &str) -> Option<fn(&Instruction, &mut Builder<'_>) 
         "ld" | "ldu" => memory::decode_load,
         "st" => memory::decode_store,
         "atom" | "red" => atomic::decode,
+        "cp" => async_copy::decode,
+        "mbarrier" => mbarrier::decode,
         "fence" | "membar" => fence::decode,
         "cvta" => memory::address::convert,
         "isspacep" => memory::address::is_space,

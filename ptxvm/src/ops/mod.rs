@@ -17,6 +17,7 @@ mod half;
 mod integer;
 mod logic;
 mod matrix;
+mod mbarrier;
 pub(crate) mod memory;
 mod memory_table;
 mod moves;

@@ -57,7 +57,7 @@ void modules(void) {
 
     start();
     EXPECT(INVALID_VALUE, cuModuleLoadData(&module, NULL));
-    EXPECT(INVALID_PTX, cuModuleLoadData(&module, "this is no PTX at all"));
+    EXPECT(INVALID_PTX, cuModuleLoadData(&module, ".version 7.0\n.target sm_75\n.address_size 64\n.visible ("));
     EXPECT(INVALID_PTX, cuModuleLoadDataEx(&module, unknown, 2, options, values));
     CHECK(strstr(log, "frobnicate") != NULL);
 

@@ -139,7 +139,13 @@ fn expand(draft: &Draft) -> Vec<Variant> {
                 })
                 .collect();
             Variant {
-                title: code.iter().find(|line| line.contains(';')).cloned().unwrap_or_default().trim().to_owned(),
+                title: code
+                    .iter()
+                    .find(|line| line.contains(';') && !line.trim().starts_with('.'))
+                    .cloned()
+                    .unwrap_or_default()
+                    .trim()
+                    .to_owned(),
                 line: draft.line,
                 inputs: registers(inputs, draft.line),
                 outputs: registers(outputs, draft.line),

@@ -73,9 +73,8 @@ fn check_variant(variant: &Variant, seed: u64) -> Vec<String> {
             failures.extend(compare_expectations(variant, &rule, "oracle", &by_oracle[0]));
         }
         match run_on_vm(&text, name, blocks, THREADS as u32, &mut by_vm) {
-            None => {}
-            Some(Err(error)) => failures.push(format!("virtual machine: {error}")),
-            Some(Ok(())) => {
+            Err(error) => failures.push(format!("virtual machine: {error}")),
+            Ok(()) => {
                 if judge_expectations {
                     failures.extend(compare_expectations(variant, &rule, "virtual machine", &by_vm[0]));
                 }

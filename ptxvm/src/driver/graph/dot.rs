@@ -26,7 +26,8 @@ fn label(operation: &Operation) -> String {
 }
 
 fn draw(state: &mut State, graph: Handle, text: &mut String) -> Outcome {
-    let nodes: Vec<_> = state.graph(graph)?.nodes.iter().map(|(h, node)| (*h, node.operation.clone(), node.after.clone())).collect();
+    let nodes: Vec<_> =
+        state.graph(graph)?.nodes.iter().map(|(h, node)| (*h, node.operation.clone(), node.after.clone())).collect();
     // Writing into a String cannot fail.
     let _ = writeln!(text, "subgraph cluster_{:x} {{", graph.0);
     for (handle, operation, after) in nodes {

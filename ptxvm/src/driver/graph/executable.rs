@@ -59,7 +59,8 @@ impl State {
                 _ => None,
             };
             let chain = node.after.first().filter(|before| continued.insert(**before));
-            let line = chain.map_or_else(|| (new_timeline(), 0), |before| (steps[before].line.0, steps[before].line.1 + 1));
+            let line =
+                chain.map_or_else(|| (new_timeline(), 0), |before| (steps[before].line.0, steps[before].line.1 + 1));
             let step = Step {
                 operation: node.operation.clone(),
                 after: node.after.clone(),

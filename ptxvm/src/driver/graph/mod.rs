@@ -166,7 +166,8 @@ fn sorted(nodes: &BTreeMap<Handle, Node>) -> Outcome<Vec<Handle>> {
             before.entry(*after).or_default().push(*handle);
         }
     }
-    let mut ready: Vec<Handle> = nodes.iter().rev().filter(|(_, node)| node.after.is_empty()).map(|(h, _)| *h).collect();
+    let mut ready: Vec<Handle> =
+        nodes.iter().rev().filter(|(_, node)| node.after.is_empty()).map(|(h, _)| *h).collect();
     let mut order = Vec::with_capacity(nodes.len());
     while let Some(node) = ready.pop() {
         order.push(node);

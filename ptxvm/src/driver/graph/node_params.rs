@@ -43,7 +43,9 @@ impl State {
                 self.value_operation(&node)?.0
             }
             kind => {
-                return Err(Status::InvalidValue.because(format!("nodes of CUgraphNodeType {kind} have nothing to set")));
+                return Err(
+                    Status::InvalidValue.because(format!("nodes of CUgraphNodeType {kind} have nothing to set"))
+                );
             }
         })
     }

@@ -9,8 +9,8 @@ use super::super::operation::{Operation, value};
 use super::super::state::{State, lock};
 use super::super::status::{Outcome, Status};
 use super::super::types::{
-    AllocateNode, Copy3D, CopyNode, EdgeData, FillNode, Handle, HostNode, KernelNode, KernelNodeV1, Location, NodeParams,
-    ValueNode, ValueOperation,
+    AllocateNode, Copy3D, CopyNode, EdgeData, FillNode, Handle, HostNode, KernelNode, KernelNodeV1, Location,
+    NodeParams, ValueNode, ValueOperation,
 };
 use super::check_edge_data;
 use crate::memory::{AllocationKind, Memory};
@@ -67,10 +67,8 @@ pub(in super::super) fn check_value(operation: &ValueOperation) -> Outcome {
     let allocation = Memory::global().find(operation.address);
     let inside = allocation.is_some_and(|held| held.base + held.bytes - operation.address >= bytes);
     if !inside || !operation.address.is_multiple_of(bytes) {
-        return Err(Status::InvalidValue.because(format!(
-            "{:#x} is no aligned word of {bytes} bytes in an allocation",
-            operation.address
-        )));
+        return Err(Status::InvalidValue
+            .because(format!("{:#x} is no aligned word of {bytes} bytes in an allocation", operation.address)));
     }
     Ok(())
 }

@@ -5,7 +5,9 @@ use super::super::entry::{In, Out, entries};
 use super::super::operation::Operation;
 use super::super::state::{State, lock};
 use super::super::status::{Outcome, Status};
-use super::super::types::{Copy3D, FillNode, Handle, HostNode, KernelNode, KernelNodeV1, NodeParams, UpdateResult, ValueNode};
+use super::super::types::{
+    Copy3D, FillNode, Handle, HostNode, KernelNode, KernelNodeV1, NodeParams, UpdateResult, ValueNode,
+};
 use super::executable::Plan;
 use super::kind_of;
 use super::node_params::same_kind;

@@ -3,9 +3,7 @@
 mod cell;
 mod run;
 
-use super::memory::{
-    AccessOp, cache_policy, op_space, register_address, take_hints, take_scope, take_space,
-};
+use super::memory::{AccessOp, cache_policy, op_space, register_address, take_hints, take_scope, take_space};
 use crate::{
     machine::op::{Exec, Op, Slot},
     monitor::{AccessKind, Ordering, Scope},
@@ -29,8 +27,7 @@ pub(crate) fn decode(i: &Instruction, b: &mut Builder<'_>) -> Result<(), Compile
     if !matches!(space, None | Some(Space::Global | Space::Shared)) {
         return Err(b.unknown(i));
     }
-    const OPERATIONS: &[&str] =
-        &["and", "or", "xor", "exch", "cas", "add", "inc", "dec", "min", "max"];
+    const OPERATIONS: &[&str] = &["and", "or", "xor", "exch", "cas", "add", "inc", "dec", "min", "max"];
     let operation = m.take_any(OPERATIONS).ok_or_else(|| b.unknown(i))?;
     let flushes = !m.take("noftz");
     let count = match m.take_any(&["v2", "v4", "v8"]) {

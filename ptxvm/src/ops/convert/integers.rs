@@ -1,6 +1,9 @@
 //! `cvt` from integers.
 
-use super::{super::float::{rounding::*, soft, take_rounding}, Chain};
+use super::{
+    super::float::{rounding::*, soft, take_rounding},
+    Chain,
+};
 use crate::{
     machine::op::{Exec, map1},
     program::{
@@ -14,14 +17,38 @@ use crate::{
 macro_rules! with_integer {
     ($ty:expr, $t:ident => $exec:expr) => {
         match $ty {
-            Type::U8 => { type $t = u8; $exec }
-            Type::S8 => { type $t = i8; $exec }
-            Type::U16 => { type $t = u16; $exec }
-            Type::S16 => { type $t = i16; $exec }
-            Type::U32 => { type $t = u32; $exec }
-            Type::S32 => { type $t = i32; $exec }
-            Type::U64 => { type $t = u64; $exec }
-            _ => { type $t = i64; $exec }
+            Type::U8 => {
+                type $t = u8;
+                $exec
+            }
+            Type::S8 => {
+                type $t = i8;
+                $exec
+            }
+            Type::U16 => {
+                type $t = u16;
+                $exec
+            }
+            Type::S16 => {
+                type $t = i16;
+                $exec
+            }
+            Type::U32 => {
+                type $t = u32;
+                $exec
+            }
+            Type::S32 => {
+                type $t = i32;
+                $exec
+            }
+            Type::U64 => {
+                type $t = u64;
+                $exec
+            }
+            _ => {
+                type $t = i64;
+                $exec
+            }
         }
     };
 }
@@ -72,7 +99,13 @@ pub(super) fn to_integer(
     from: Type,
     to: Type,
 ) -> Result<(), CompileError> {
-    let sat = modifiers.take("sat");
+    // Where every value fits there is nothing to saturate, and no such modifier.
+    let fits = match (from.is_signed(), to.is_signed()) {
+        (false, true) => from.bits() < to.bits(),
+        (true, false) => false,
+        _ => from.bits() <= to.bits(),
+    };
+    let sat = !fits && modifiers.take("sat");
     modifiers.finish(b)?;
     if !sat {
         chain.then(resize(from, to), to);

@@ -75,10 +75,7 @@ fn extend(ty: Type, bits: u32) -> Option<Exec> {
 
 /// Whether a type is one of the integers that `cvt` knows.
 fn is_integer(ty: Type) -> bool {
-    matches!(
-        ty,
-        Type::U8 | Type::U16 | Type::U32 | Type::U64 | Type::S8 | Type::S16 | Type::S32 | Type::S64
-    )
+    matches!(ty, Type::U8 | Type::U16 | Type::U32 | Type::U64 | Type::S8 | Type::S16 | Type::S32 | Type::S64)
 }
 
 /// Whether a type is one of the floating-point scalars that `cvt` knows.

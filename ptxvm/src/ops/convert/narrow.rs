@@ -192,7 +192,12 @@ pub(super) fn decode(
 }
 
 /// `cvt.{rn,rz}{.relu}{.satfinite}.{f16x2,bf16x2}.f32 d, a, b`: `a` becomes the upper half.
-fn packed(i: &Instruction, b: &mut Builder<'_>, mut modifiers: Modifiers<'_>, is_f16: bool) -> Result<(), CompileError> {
+fn packed(
+    i: &Instruction,
+    b: &mut Builder<'_>,
+    mut modifiers: Modifiers<'_>,
+    is_f16: bool,
+) -> Result<(), CompileError> {
     let mode = take_rounding(&mut modifiers).ok_or_else(|| b.error(i, "a rounding modifier is required"))?;
     let relu = modifiers.take("relu");
     let finite = modifiers.take("satfinite");
@@ -214,7 +219,11 @@ fn packed(i: &Instruction, b: &mut Builder<'_>, mut modifiers: Modifiers<'_>, is
     }
     let mut chain = Chain::default();
     let pair = super::stage(b, exec, Type::B32, &[first, second]);
-    chain.then_if(finite, || if is_f16 { both(reals::finite::<0x7c00>) } else { both(reals::finite::<0x7f80>) }, Type::B32);
+    chain.then_if(
+        finite,
+        || if is_f16 { both(reals::finite::<0x7c00>) } else { both(reals::finite::<0x7f80>) },
+        Type::B32,
+    );
     chain.then_if(relu, || if is_f16 { both(reals::relu::<0x7c00>) } else { both(reals::relu::<0x7f80>) }, Type::B32);
     chain.emit(i, b, pair, &i.operands[0], Type::B32)
 }

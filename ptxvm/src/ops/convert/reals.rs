@@ -18,9 +18,18 @@ macro_rules! rounded {
     ($mode:expr, $a:ty, $x:ident => $value:expr) => {
         match $mode {
             RZ => map1(|$x: $a| $value),
-            RM => map1(|a: $a| { let $x = a.floor(); $value }),
-            RP => map1(|a: $a| { let $x = a.ceil(); $value }),
-            _ => map1(|a: $a| { let $x = a.round_ties_even(); $value }),
+            RM => map1(|a: $a| {
+                let $x = a.floor();
+                $value
+            }),
+            RP => map1(|a: $a| {
+                let $x = a.ceil();
+                $value
+            }),
+            _ => map1(|a: $a| {
+                let $x = a.round_ties_even();
+                $value
+            }),
         }
     };
 }

@@ -1,7 +1,7 @@
 //! The `.approx` functions: polynomials of our own, closer than the errors that the PTX manual states, with its special
 //! values. Only sums and products, so that every instruction set gives the same bits.
 
-use super::rounding::{canonical, flush, flush_if};
+use super::rounding::{canonical, canonical_root, flush, flush_if};
 
 /// Added and taken off again, it leaves the nearest integer.
 const ROUND32: f32 = 12_582_912.0;
@@ -132,7 +132,7 @@ pub(crate) fn tanh(x: f32) -> f32 {
     let p = p * z - 0.053_675_227;
     let p = p * z + 0.133_305_57;
     let p = p * z - 0.333_332_36;
-    let small = x + x * (p * z);
+    let small = x * (p * z + 1.0);
     let bounded = if magnitude < 16.0 { magnitude } else { 16.0 };
     let large = 1.0 - 2.0 / (exp2(bounded * (2.0 * std::f32::consts::LOG2_E)) + 1.0);
     let large = f32::from_bits(large.to_bits() | x.to_bits() & 0x8000_0000);
@@ -148,13 +148,13 @@ pub(crate) fn rcp<const FTZ: bool>(x: f32) -> f32 {
 /// `sqrt.approx{.ftz}.f32`.
 #[inline(always)]
 pub(crate) fn sqrt<const FTZ: bool>(x: f32) -> f32 {
-    canonical(flush_if::<FTZ>(x).sqrt())
+    canonical_root(flush_if::<FTZ>(x).sqrt())
 }
 
 /// `rsqrt.approx{.ftz}.f32`.
 #[inline(always)]
 pub(crate) fn rsqrt<const FTZ: bool>(x: f32) -> f32 {
-    canonical(1.0 / flush_if::<FTZ>(x).sqrt())
+    canonical_root(1.0 / flush_if::<FTZ>(x).sqrt())
 }
 
 /// `div.approx{.ftz}.f32`: a zero quotient by divisors beyond 2^126, as the reciprocal they are divided with is flushed.
@@ -188,28 +188,23 @@ fn upper_half(x: f64) -> f64 {
     })
 }
 
+/// What the coarse functions see of a double: its upper 32 bits, a zero for a subnormal.
 #[inline(always)]
-fn flush64(x: f64) -> f64 {
-    let bits = x.to_bits();
+fn coarse(x: f64) -> f64 {
+    let bits = if x.is_nan() { x.to_bits() } else { x.to_bits() & !0xffff_ffff };
     f64::from_bits(if bits & 0x7ff0_0000_0000_0000 == 0 { bits & 1 << 63 } else { bits })
 }
 
 /// `rcp.approx.ftz.f64`.
 #[inline(always)]
 pub(crate) fn rcp64(x: f64) -> f64 {
-    upper_half(1.0 / flush64(x))
+    upper_half(1.0 / coarse(x))
 }
 
 /// `rsqrt.approx.ftz.f64`.
 #[inline(always)]
 pub(crate) fn rsqrt64(x: f64) -> f64 {
-    upper_half(1.0 / flush64(x).sqrt())
-}
-
-/// `ex2.approx.ftz.bf16`'s function in single precision, of a flushed argument.
-#[inline(always)]
-pub(crate) fn ex2_flushed(x: f32) -> f32 {
-    ex2::<true>(flush(x))
+    upper_half(1.0 / coarse(x).sqrt())
 }
 
 #[cfg(test)]
@@ -265,6 +260,7 @@ mod tests {
         assert_eq!(rcp::<false>(-0.0), f32::NEG_INFINITY);
         assert_eq!(rsqrt::<false>(-0.0), f32::NEG_INFINITY);
         assert_eq!(rsqrt::<false>(-1.0).to_bits(), 0x7fff_ffff);
+        assert_eq!(sqrt::<false>(-1.0).to_bits(), 0x7fff_ffff);
         assert_eq!(tanh(f32::INFINITY), 1.0);
         assert_eq!(tanh(f32::NEG_INFINITY), -1.0);
         assert_eq!(tanh(-0.0).to_bits(), 0x8000_0000);

@@ -127,7 +127,7 @@ fn test(i: &Instruction, b: &mut Builder<'_>, mut modifiers: Modifiers<'_>, ty: 
     let kind = modifiers.take_any(&["finite", "infinite", "number", "notanumber", "normal", "subnormal"]);
     modifiers.finish(b)?;
     let single = ty == Type::F32;
-    // The second source is the first again: a test of one value.
+    // The second source is the first again: a test of one value. Zeros count as normal.
     let exec = match (kind, single) {
         (Some("finite"), true) => test2(|a: f32, _: f32| a.is_finite()),
         (Some("finite"), false) => test2(|a: f64, _: f64| a.is_finite()),
@@ -137,8 +137,8 @@ fn test(i: &Instruction, b: &mut Builder<'_>, mut modifiers: Modifiers<'_>, ty: 
         (Some("number"), false) => test2(|a: f64, _: f64| !a.is_nan()),
         (Some("notanumber"), true) => test2(|a: f32, _: f32| a.is_nan()),
         (Some("notanumber"), false) => test2(|a: f64, _: f64| a.is_nan()),
-        (Some("normal"), true) => test2(|a: f32, _: f32| a.is_normal()),
-        (Some("normal"), false) => test2(|a: f64, _: f64| a.is_normal()),
+        (Some("normal"), true) => test2(|a: f32, _: f32| a.is_normal() | (a == 0.0)),
+        (Some("normal"), false) => test2(|a: f64, _: f64| a.is_normal() | (a == 0.0)),
         (Some("subnormal"), true) => test2(|a: f32, _: f32| a.is_subnormal()),
         (Some("subnormal"), false) => test2(|a: f64, _: f64| a.is_subnormal()),
         _ => return Err(b.unknown(i)),

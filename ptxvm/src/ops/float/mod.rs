@@ -76,7 +76,7 @@ fn rcp<const MODE: u8, const FTZ: bool>(a: f32) -> f32 {
 
 #[inline(always)]
 fn sqrt<const MODE: u8, const FTZ: bool>(a: f32) -> f32 {
-    canonical(sqrt32::<MODE>(flush_if::<FTZ>(a)))
+    canonical_root(sqrt32::<MODE>(flush_if::<FTZ>(a)))
 }
 
 /// Applies to both halves of `.f32x2`.
@@ -228,10 +228,8 @@ pub(crate) fn decode(i: &Instruction, b: &mut Builder<'_>) -> Result<(), Compile
     let approx = mode.is_none() && modifiers.take("approx");
     let full = mode.is_none() && !approx && ty == Type::F32 && modifiers.take("full");
     let ftz = (single_like || approx) && modifiers.take("ftz");
-    let sat = ty == Type::F32
-        && (mode.is_some() || matches!(i.opcode.as_str(), "add" | "sub" | "mul"))
-        && matches!(i.opcode.as_str(), "add" | "sub" | "mul" | "fma" | "mad")
-        && modifiers.take("sat");
+    let sums = matches!(i.opcode.as_str(), "add" | "sub" | "mul" | "fma" | "mad");
+    let sat = sums && ty == Type::F32 && modifiers.take("sat");
     modifiers.finish(b)?;
     let optional = matches!(i.opcode.as_str(), "add" | "sub" | "mul");
     let (exec, count) = match (ty, mode) {

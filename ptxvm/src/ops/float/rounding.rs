@@ -23,6 +23,14 @@ pub(crate) fn canonical(x: f32) -> f32 {
     if x.is_nan() { f32::from_bits(NAN32) } else { x }
 }
 
+/// As [`canonical`] for roots: LLVM takes a choice between a NaN and a root that is NaN for no choice at all, and does not
+/// see through integers.
+#[inline(always)]
+pub(crate) fn canonical_root(x: f32) -> f32 {
+    let bits = x.to_bits();
+    f32::from_bits(if bits & 0x7fff_ffff > 0x7f80_0000 { NAN32 } else { bits })
+}
+
 /// A subnormal becomes a zero of its sign.
 #[inline(always)]
 pub(crate) fn flush(x: f32) -> f32 {

@@ -117,7 +117,13 @@ fn sum(first: (bool, u128, i32), second: (bool, u128, i32), mode: u8) -> (bool, 
         return (large.0, large.1 + moved, large.2);
     }
     let magnitude = large.1.abs_diff(moved);
-    let negative = if magnitude == 0 { mode == RM } else if large.1 > moved { large.0 } else { small.0 };
+    let negative = if magnitude == 0 {
+        mode == RM
+    } else if large.1 > moved {
+        large.0
+    } else {
+        small.0
+    };
     (negative, magnitude, large.2)
 }
 

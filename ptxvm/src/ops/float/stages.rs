@@ -40,12 +40,7 @@ pub(crate) fn finish(
 }
 
 /// Reads every operand after the first as `ty`; there must be `count` of them.
-pub(crate) fn sources(
-    b: &mut Builder<'_>,
-    i: &Instruction,
-    ty: Type,
-    count: usize,
-) -> Result<Vec<Slot>, CompileError> {
+pub(crate) fn sources(b: &mut Builder<'_>, i: &Instruction, ty: Type, count: usize) -> Result<Vec<Slot>, CompileError> {
     if i.operands.len() != count + 1 {
         return Err(b.error(i, format!("found {} operands, expected {}", i.operands.len(), count + 1)));
     }

@@ -31,9 +31,7 @@ pub(crate) fn convert(i: &Instruction, b: &mut Builder<'_>) -> Result<(), Compil
         (Some(Space::Local), false) => map1(|a: u64| a.wrapping_add(LOCAL_WINDOW)),
         (Some(Space::Local), true) => map1(|a: u64| a.wrapping_sub(LOCAL_WINDOW)),
         // A kernel's parameters have generic addresses as it is; a function's lie in local memory.
-        (Some(Space::Param), false) => {
-            map1(|a: u64| if a < LOCAL_WINDOW { a.wrapping_add(LOCAL_WINDOW) } else { a })
-        }
+        (Some(Space::Param), false) => map1(|a: u64| if a < LOCAL_WINDOW { a.wrapping_add(LOCAL_WINDOW) } else { a }),
         _ => return Err(b.unknown(i)),
     };
     b.map_instruction(i, exec, Type::U64, &[Type::U64])
@@ -104,8 +102,7 @@ fn own_rank<T: crate::machine::lanes::Lane>() -> Exec {
             let ranks = warp.lanes::<u32>(op.b);
             if let Some(lane) = (0..32).find(|&lane| warp.mask >> lane & 1 != 0 && ranks[lane] != 0) {
                 let message = format!("mapa to block {} of a cluster; clusters have one block here", ranks[lane]);
-                return warp
-                    .raise(Fault::new(FaultKind::InvalidAddressSpace, "not-modelled", message).in_lane(lane));
+                return warp.raise(Fault::new(FaultKind::InvalidAddressSpace, "not-modelled", message).in_lane(lane));
             }
             let addresses = *warp.lanes::<T>(op.a);
             warp.write::<T>(op.d, &addresses);

@@ -6,7 +6,8 @@ mod load;
 mod rows;
 mod slow;
 mod store;
-
+#[cfg(test)]
+pub(crate) mod tests;
 
 pub(crate) use slow::pointers_of;
 
@@ -42,8 +43,7 @@ pub(crate) struct AccessOp(pub(crate) u32);
 impl AccessOp {
     pub(crate) fn new(kind: AccessKind, ordering: Ordering, space: OpSpace, narrow: bool) -> Self {
         let kind = kind as u32;
-        let flags =
-            u32::from(ordering.strong) | u32::from(ordering.acquire) << 1 | u32::from(ordering.release) << 2;
+        let flags = u32::from(ordering.strong) | u32::from(ordering.acquire) << 1 | u32::from(ordering.release) << 2;
         Self(kind | (space as u32) << 4 | flags << 8 | (ordering.scope as u32) << 12 | u32::from(narrow) << 16)
     }
 
@@ -85,12 +85,7 @@ impl AccessOp {
             1 => Scope::Device,
             _ => Scope::System,
         };
-        Ordering {
-            strong: self.0 >> 8 & 1 != 0,
-            acquire: self.0 >> 9 & 1 != 0,
-            release: self.0 >> 10 & 1 != 0,
-            scope,
-        }
+        Ordering { strong: self.0 >> 8 & 1 != 0, acquire: self.0 >> 9 & 1 != 0, release: self.0 >> 10 & 1 != 0, scope }
     }
 
     /// Whether address registers have 32 bits.
@@ -223,9 +218,25 @@ fn memory_type(i: &Instruction, b: &Builder<'_>, m: &mut Modifiers<'_>) -> Resul
     let ty = m.take_type().ok_or_else(|| b.unknown(i))?;
     let plain = matches!(
         ty,
-        Type::B8 | Type::B16 | Type::B32 | Type::B64 | Type::B128 | Type::U8 | Type::U16 | Type::U32 | Type::U64
-            | Type::S8 | Type::S16 | Type::S32 | Type::S64 | Type::F16 | Type::Bf16 | Type::F16x2 | Type::Bf16x2
-            | Type::F32 | Type::F64
+        Type::B8
+            | Type::B16
+            | Type::B32
+            | Type::B64
+            | Type::B128
+            | Type::U8
+            | Type::U16
+            | Type::U32
+            | Type::U64
+            | Type::S8
+            | Type::S16
+            | Type::S32
+            | Type::S64
+            | Type::F16
+            | Type::Bf16
+            | Type::F16x2
+            | Type::Bf16x2
+            | Type::F32
+            | Type::F64
     );
     if plain { Ok(ty) } else { Err(b.unknown(i)) }
 }
@@ -287,7 +298,9 @@ pub(crate) fn register_address(
             op.a = slot;
             Ok(narrow)
         }
-        Target::Frame | Target::KernelParam => Err(b.error(i, "a variable in .local or .param memory cannot be used here")),
+        Target::Frame | Target::KernelParam => {
+            Err(b.error(i, "a variable in .local or .param memory cannot be used here"))
+        }
     }
 }
 

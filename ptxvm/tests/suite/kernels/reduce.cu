@@ -125,7 +125,7 @@ extern "C" __global__ void __launch_bounds__(256) reduce_block_class(const doubl
 __device__ unsigned int blocks_done = 0;
 
 // One launch: every block writes its sum, the block that comes last adds them up.
-extern "C" __global__ void reduce_last_block(const float *in, volatile float *partial, float *total, int n) {
+extern "C" __global__ void reduce_last_block(const float *in, float *partial, float *total, int n) {
     __shared__ float warp_sums[32];
     __shared__ bool last;
     int lane = threadIdx.x % 32;
@@ -147,11 +147,11 @@ extern "C" __global__ void reduce_last_block(const float *in, volatile float *pa
         partial[blockIdx.x] = sum;
         __threadfence();
         unsigned int ticket = atomicInc(&blocks_done, gridDim.x - 1);
+        __threadfence();
         last = ticket == gridDim.x - 1;
     }
     __syncthreads();
     if (last && warp == 0) {
-        __threadfence();
         sum = 0.0f;
         for (int i = lane; i < gridDim.x; i += 32) {
             sum += partial[i];
