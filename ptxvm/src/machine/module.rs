@@ -43,6 +43,7 @@ impl LoadedModule {
     /// # Errors
     /// Memory is exhausted, or a symbol is undefined.
     pub fn load(program: Arc<Program>, device: u32) -> Result<Arc<Self>, LoadError> {
+        crate::monitor::prepare();
         let mut module = Self { program: program.clone(), device, addresses: Vec::new() };
         for variable in &program.variables {
             if variable.is_extern {

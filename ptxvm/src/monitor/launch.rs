@@ -9,28 +9,49 @@ use super::{
 };
 use crate::{
     machine::{Fault, Launch, warp::Warp},
-    report::{Finding, Findings},
+    ops::memory::Element,
+    report::{Findings, Finding},
 };
 use std::sync::Arc;
+
+/// What is special about an instruction.
+#[derive(Clone, Copy, Debug, Default)]
+struct Traits {
+    /// All lanes of the warp have met when it is done.
+    collective: bool,
+    /// A plain store, whose operation says what it stores.
+    store: bool,
+    /// Waits for copies that have not been committed too.
+    all: bool,
+}
 
 /// What the checkers of a launch's blocks share.
 pub(crate) struct LaunchChecker {
     pub(crate) source: Arc<Source>,
     pub(crate) pages: &'static Pages,
-    /// Instructions after which all lanes of the warp have met.
-    collective: Vec<bool>,
+    /// What is special about each instruction.
+    traits: Vec<Traits>,
 }
 
 impl LaunchChecker {
     pub(crate) fn new(source: Arc<Source>, pages: &'static Pages) -> Self {
-        let mut this = Self { source, pages, collective: Vec::new() };
-        this.collective = (0..this.kernel().sites() as u32).map(|site| this.is_collective(site)).collect();
+        let mut this = Self { source, pages, traits: Vec::new() };
+        this.traits = (0..this.kernel().sites() as u32).map(|site| this.traits(site)).collect();
         this
     }
 
-    fn is_collective(&self, site: u32) -> bool {
+    fn traits(&self, site: u32) -> Traits {
         let opcode = self.kernel().instruction(site).map_or("", |(_, info)| &info.opcode);
-        ["ldmatrix", "stmatrix", "wmma"].iter().any(|name| opcode.starts_with(name))
+        Traits {
+            collective: ["ldmatrix", "stmatrix", "wmma"].iter().any(|name| opcode.starts_with(name)),
+            store: opcode.starts_with("st."),
+            all: opcode.ends_with("wait_all"),
+        }
+    }
+
+    fn traits_of(&self, actor: &Actor) -> Traits {
+        let site = self.kernel().site(actor.function, actor.instruction);
+        self.traits.get(site as usize).copied().unwrap_or_default()
     }
 
     /// The kernel.
@@ -88,9 +109,12 @@ impl LaunchWatch for CheckedLaunch {
 impl Monitor for Checker {
     fn access(&mut self, warp: &Warp, access: &Access<'_>) {
         let actor = Actor::of(warp);
-        let site = self.launch.kernel().site(actor.function, actor.instruction);
-        let collective = self.launch.collective.get(site as usize).copied().unwrap_or(false);
-        let extra = Extra { collective, ..Extra::default() };
+        let traits = self.launch.traits_of(&actor);
+        let value = |lane: usize| stored(warp, lane);
+        let values: Option<&dyn Fn(usize) -> u128> = if traits.store { Some(&value) } else { None };
+        // SAFETY: the block outlives its warps; nobody writes its memory while the operation is being looked at.
+        let memory = unsafe { &*(*warp.block).shared() };
+        let extra = Extra { values, memory: Some(memory), collective: traits.collective };
         Checker::access(self, &actor, access, &extra);
     }
 
@@ -99,7 +123,9 @@ impl Monitor for Checker {
     }
 
     fn wait_copies(&mut self, warp: &Warp, pending: u32) {
-        self.wait(&Actor::of(warp), pending, false);
+        let actor = Actor::of(warp);
+        let all = self.launch.traits_of(&actor).all;
+        self.wait(&actor, pending, all);
     }
 
     fn arrive(&mut self, warp: &Warp, id: u32, waits: bool, aligned: bool) {
@@ -132,5 +158,25 @@ impl Monitor for Checker {
 
     fn block_end(&mut self) {
         Checker::block_end(self);
+    }
+}
+
+/// What a lane of a store stores.
+fn stored(warp: &Warp, lane: usize) -> u128 {
+    // SAFETY: `ops` and `pc` are the run loop's own and name the store that is being run: its registers are in `b` or in the
+    // list, of the class that `stored` says.
+    unsafe {
+        let op = &*warp.ops.add(warp.pc as usize);
+        let element = Element::unpack(op.x);
+        (0..element.count).fold(0, |value, k| {
+            let slot = if element.count == 1 { op.b } else { warp.wide(op)[k as usize] };
+            let bits = match element.stored {
+                4 => u128::from(warp.lanes::<u32>(slot)[lane]),
+                8 => u128::from(warp.lanes::<u64>(slot)[lane]),
+                _ => warp.lanes::<u128>(slot)[lane],
+            };
+            let bits = if element.bytes >= 16 { bits } else { bits & ((1 << (element.bytes * 8)) - 1) };
+            value | bits.checked_shl(8 * element.bytes * k).unwrap_or(0)
+        })
     }
 }

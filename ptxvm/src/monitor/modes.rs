@@ -49,6 +49,11 @@ pub fn set_modes(modes: Modes) {
     }
 }
 
+/// To be called before memory is allocated, so that its contents are known from the start.
+pub fn prepare() {
+    modes();
+}
+
 /// Whether the process is in checked mode.
 pub(crate) fn is_checked() -> bool {
     modes().checked

@@ -18,7 +18,7 @@ mod integer;
 mod logic;
 mod matrix;
 mod mbarrier;
-mod memory;
+pub(crate) mod memory;
 mod memory_table;
 mod moves;
 mod select;

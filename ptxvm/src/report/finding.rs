@@ -91,7 +91,11 @@ impl Finding {
                 at.quote(&kernel.program.text);
             }
         }
-        Self { kind: fault.finding, message: fault.message.clone(), at, count: 1, seed: source.seed, ..Self::default() }
+        let kind = match fault.finding {
+            "misaligned-address" => "misaligned",
+            other => other,
+        };
+        Self { kind, message: fault.message.clone(), at, count: 1, seed: source.seed, ..Self::default() }
     }
 }
 

@@ -54,6 +54,8 @@ counters! {
     shared_requests,
     /// Waves that they take.
     waves,
+    /// Waves beyond those that the same accesses would take without conflicts.
+    bank_conflicts,
     global_read,
     global_written,
     shared_read,
@@ -215,7 +217,9 @@ impl Monitor for Profiler {
             }
             AccessSpace::Shared => {
                 counters.shared_requests += 1;
-                counters.waves += u64::from(waves(access.mask, access.bytes, access.addresses));
+                let (taken, least) = waves(access.mask, access.bytes, access.addresses);
+                counters.waves += u64::from(taken);
+                counters.bank_conflicts += u64::from(taken - least);
                 counters.shared_read += read;
                 counters.shared_written += written;
             }

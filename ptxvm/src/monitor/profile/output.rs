@@ -177,6 +177,8 @@ pub(crate) fn to_json() -> Value {
             "blocks": profile.blocks,
             "total": counters(&profile.total),
             "classes": classes,
+            "sectors": profile.total.sectors,
+            "bank_conflicts": profile.total.bank_conflicts,
             "sectors_per_request": ratio(profile.total.sectors, profile.total.requests),
             "waves_per_request": ratio(profile.total.waves, profile.total.shared_requests),
             "footprint": { "read": profile.read_footprint, "written": profile.written_footprint },

@@ -21,14 +21,15 @@ pub(crate) fn sectors(mask: u32, bytes: u32, addresses: &[u64; 32], out: &mut Ve
 }
 
 /// Waves that an access to shared memory takes: 32 banks of 4 bytes each serve one word per wave, and one word for any
-/// number of lanes. Accesses of 8 bytes go by half warps, of 16 by quarters.
-pub(crate) fn waves(mask: u32, bytes: u32, addresses: &[u64; 32]) -> u32 {
+/// number of lanes. Accesses of 8 bytes go by half warps, of 16 by quarters. Gives the waves, and how few they could be.
+pub(crate) fn waves(mask: u32, bytes: u32, addresses: &[u64; 32]) -> (u32, u32) {
     let lanes = match bytes {
         0..=4 => 32,
         5..=8 => 16,
         _ => 8,
     };
-    (0..32).step_by(lanes).map(|first| phase(mask, bytes, &addresses[first..first + lanes], first)).sum()
+    let phases = (0..32).step_by(lanes).map(|first| phase(mask, bytes, &addresses[first..first + lanes], first));
+    phases.fold((0, 0), |(taken, least), waves| (taken + waves, least + waves.min(1)))
 }
 
 fn phase(mask: u32, bytes: u32, addresses: &[u64], first: usize) -> u32 {
