@@ -16,6 +16,8 @@ mod tests;
 mod tiles;
 mod transpose;
 mod vector;
+mod wmma;
+mod wmma_memory;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -30,7 +32,7 @@ use crate::{
 pub(crate) fn family(opcode: &str) -> Option<Decode> {
     Some(match opcode {
         "mma" => decode::multiply,
-        "wmma" => not_modelled,
+        "wmma" => wmma::decode,
         "ldmatrix" => tiles::load,
         "stmatrix" => tiles::store,
         "movmatrix" => tiles::transpose,
