@@ -116,9 +116,8 @@ pub(super) fn multiply(p: &Product, a: &[[u32; 32]], b: &[[u32; 32]], c: &[[u32;
                 let sum = if p.saturate { sum.clamp(i64::from(i32::MIN), i64::from(i32::MAX)) } else { sum };
                 sum as u32
             } else {
-                let sum = pairs.fold(float(start, c_type), |sum, (x, y)| {
-                    float(x, a_type).mul_add(float(y, b_type), sum)
-                });
+                let sum =
+                    pairs.fold(float(start, c_type), |sum, (x, y)| float(x, a_type).mul_add(float(y, b_type), sum));
                 if d_type == Type::F16 {
                     let half = f16::from_f32(sum);
                     u32::from(if half.is_nan() { 0x7fff } else { half.to_bits() })

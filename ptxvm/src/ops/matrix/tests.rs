@@ -76,13 +76,9 @@ fn compute<P: product::Product, C: Sums, D: Sums, const S: usize, const H: usize
         match set {
             Set::Portable => Multiply::<P, C, D, S, H>::compute::<Portable>(registers, slots, request, target),
             #[cfg(target_arch = "x86_64")]
-            Set::Avx2 => {
-                Multiply::<P, C, D, S, H>::compute::<super::x86::Words8>(registers, slots, request, target)
-            }
+            Set::Avx2 => Multiply::<P, C, D, S, H>::compute::<super::x86::Words8>(registers, slots, request, target),
             #[cfg(target_arch = "x86_64")]
-            Set::Avx512 => {
-                Multiply::<P, C, D, S, H>::compute::<super::x86::Words16>(registers, slots, request, target)
-            }
+            Set::Avx512 => Multiply::<P, C, D, S, H>::compute::<super::x86::Words16>(registers, slots, request, target),
         }
     }
 }
@@ -105,15 +101,11 @@ fn check<P: product::Product, C: Sums, D: Sums, const S: usize, const H: usize>(
         assert_eq!((a.len(), b.len()), (S * H, S), "{p:?}");
         let expected = reference::multiply(&p, &a, &b, &c);
         let d = vec![[0u32; 32]; expected.len()];
-        let mut registers: Vec<Register> = d.iter().chain(&a).chain(&b).chain(&c).map(|words| Register(*words)).collect();
+        let mut registers: Vec<Register> =
+            d.iter().chain(&a).chain(&b).chain(&c).map(|words| Register(*words)).collect();
         let slots: Vec<Slot> = (0..registers.len() as u32).map(|number| number * 128).collect();
-        let request = Request {
-            a_kind: kind_of(a_type),
-            b_kind: kind_of(b_type),
-            saturate: p.saturate,
-            rows: 1,
-            columns: 1,
-        };
+        let request =
+            Request { a_kind: kind_of(a_type), b_kind: kind_of(b_type), saturate: p.saturate, rows: 1, columns: 1 };
         for set in sets() {
             let mut results = vec![Register([0xdead_beef; 32]); expected.len()];
             run(set, &mut registers, &slots, request, &mut results);
@@ -253,11 +245,13 @@ fn four_products_of_eight_lanes_follow_the_manual_in_all_layouts() {
             let Some(x) = quads::flags([d_type, Type::F16, Type::F16, c_type], a_layout, b_layout) else {
                 panic!("no such product")
             };
-            let mut pairs = || std::array::from_fn::<[u32; 32], 2, _>(|_| {
-                std::array::from_fn(|_| {
-                    u32::from(small(&mut random).to_bits()) | u32::from(small(&mut random).to_bits()) << 16
+            let mut pairs = || {
+                std::array::from_fn::<[u32; 32], 2, _>(|_| {
+                    std::array::from_fn(|_| {
+                        u32::from(small(&mut random).to_bits()) | u32::from(small(&mut random).to_bits()) << 16
+                    })
                 })
-            });
+            };
             let (a, b) = (pairs(), pairs());
             let one = if c_type == Type::F16 { 0x3c00_3c00 } else { 1f32.to_bits() };
             let c = [[one; 32]; 8];

@@ -148,9 +148,7 @@ impl Vector for Portable {
 
     #[inline(always)]
     unsafe fn subtract_halves(self, other: Self) -> Self {
-        self.zip(other, |a, b| {
-            a.wrapping_sub(b) & 0xffff | (a >> 16).wrapping_sub(b >> 16) << 16
-        })
+        self.zip(other, |a, b| a.wrapping_sub(b) & 0xffff | (a >> 16).wrapping_sub(b >> 16) << 16)
     }
 
     #[inline(always)]

@@ -341,10 +341,7 @@ impl Vector for Words16 {
         // SAFETY: as above.
         unsafe {
             let sorted = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), self.0);
-            [
-                Self(widen16(_mm512_castsi512_si256(sorted))),
-                Self(widen16(_mm512_extracti64x4_epi64::<1>(sorted))),
-            ]
+            [Self(widen16(_mm512_castsi512_si256(sorted))), Self(widen16(_mm512_extracti64x4_epi64::<1>(sorted)))]
         }
     }
 
