@@ -3,11 +3,13 @@
 use super::clock::happening_at;
 use super::engine::Engine;
 use super::entry::{In, Out, entries};
+use super::memory::{Buffer, BufferKind};
 use super::state::{Kind, State, card, lock};
 use super::status::{Outcome, Status};
 use super::stream::StreamKind;
 use super::types::{ContextParams, ExecAffinity, Handle};
 use crate::card::Card;
+use crate::machine::Order;
 use crate::memory::Memory;
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -167,11 +169,13 @@ pub(super) fn destroy(handle: Handle) -> Outcome {
     if state.contexts.remove(&handle).is_none() {
         return Ok(());
     }
+    state.join_streams_of(handle);
+    let order = state.host_order();
+    // Memory of graphs is the driver's to free, so it has not leaked.
+    state.free_buffers(&order, |buffer| buffer.context == handle && buffer.kind == BufferKind::Graph);
     if state.contexts.is_empty() {
         crate::monitor::host::leaks();
     }
-    state.join_streams_of(handle);
-    let order = state.host_order();
     state.streams.retain(|_, stream| stream.context != handle);
     state.events.retain(|_, event| event.context != handle);
     let modules: Vec<Handle> =
@@ -182,13 +186,7 @@ pub(super) fn destroy(handle: Handle) -> Outcome {
     for library in state.libraries.values_mut() {
         library.modules.remove(&handle);
     }
-    let buffers: Vec<u64> =
-        state.buffers.iter().filter(|(_, buffer)| buffer.context == handle).map(|(base, _)| *base).collect();
-    for base in buffers {
-        state.buffers.remove(&base);
-        // The allocation is in the table of buffers, so it exists; a failure would change nothing for the caller.
-        let _ = happening_at(&order, "destroying a context", true, || Memory::global().free(base));
-    }
+    state.free_buffers(&order, |buffer| buffer.context == handle);
     drop(state);
     crate::report::flush();
     Engine::global().forget(id);
@@ -209,6 +207,15 @@ pub(super) fn synchronize(handle: Handle) -> Outcome {
 }
 
 impl State {
+    fn free_buffers(&mut self, order: &Order, which: impl Fn(&Buffer) -> bool) {
+        let freed: Vec<u64> = self.buffers.iter().filter(|(_, buffer)| which(buffer)).map(|(base, _)| *base).collect();
+        for base in freed {
+            self.buffers.remove(&base);
+            // The allocation is in the table of buffers, so it exists; a failure would change nothing for the caller.
+            let _ = happening_at(order, "destroying a context", true, || Memory::global().free(base));
+        }
+    }
+
     /// The host knows now what all streams of the context have done.
     pub(super) fn join_streams_of(&mut self, context: Handle) {
         let clocks: Vec<_> = self.streams.values().filter(|stream| stream.context == context).collect();

@@ -295,9 +295,9 @@ impl Warp {
             function: function.name.clone(),
             opcode: info.opcode.clone(),
             line: info.line,
-            source: info.source.map(|source| {
-                (running.program().files.get(&source.file).cloned().unwrap_or_default(), source.line)
-            }),
+            source: info
+                .source
+                .map(|source| (running.program().files.get(&source.file).cloned().unwrap_or_default(), source.line)),
             block,
             thread: [self.tid[0][lane], self.tid[1][lane], self.tid[2][lane]],
         }

@@ -38,8 +38,11 @@ impl Seen {
         match self.blocks.get_mut(&block) {
             Some(mine) if Arc::ptr_eq(mine, clocks) || covers(mine, clocks) => {}
             Some(mine) => {
-                *mine =
-                    if covers(clocks, mine) { clocks.clone() } else { mine.iter().zip(&**clocks).map(|(a, b)| *a.max(b)).collect() };
+                *mine = if covers(clocks, mine) {
+                    clocks.clone()
+                } else {
+                    mine.iter().zip(&**clocks).map(|(a, b)| *a.max(b)).collect()
+                };
             }
             None if full => self.everything = true,
             None => {
@@ -252,7 +255,9 @@ impl WarpClock {
 
     /// What strong writes of `lanes` hand on without being releases themselves: within the block, and beyond.
     pub(crate) fn fenced(&self, lanes: u32) -> [Option<&Message>; 2] {
-        [0, 1].map(|reach| self.fenced[reach].as_ref().filter(|(_, fenced)| fenced & lanes != 0).map(|(message, _)| message))
+        [0, 1].map(|reach| {
+            self.fenced[reach].as_ref().filter(|(_, fenced)| fenced & lanes != 0).map(|(message, _)| message)
+        })
     }
 }
 

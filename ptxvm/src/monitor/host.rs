@@ -90,7 +90,8 @@ impl MemoryWatcher for Watcher {
             let mut page = pages.lock(at);
             let mut offset = 0;
             for (line, mask) in super::pages::lines(at, count) {
-                let known = written.as_ref().map_or(u128::MAX, |bits| bits_at(bits, offset)) << mask.trailing_zeros() & mask;
+                let known =
+                    written.as_ref().map_or(u128::MAX, |bits| bits_at(bits, offset)) << mask.trailing_zeros() & mask;
                 let target = &mut page.written[(line % PAGE / LINE) as usize];
                 *target = *target & !mask | known;
                 offset += u64::from(mask.count_ones());

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     machine::{Fault, Launch, warp::Warp},
-    report::{Findings, Finding},
+    report::{Finding, Findings},
 };
 use std::sync::Arc;
 

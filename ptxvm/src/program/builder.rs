@@ -184,7 +184,9 @@ impl<'a> Builder<'a> {
         match operand {
             Operand::Name(name) => match self.symbol(i, name)? {
                 Symbol::Register { slot, ty } => Ok((slot, ty)),
-                Symbol::Vector { .. } => Err(self.error(i, format!("`{name}` is a vector register, expected a scalar"))),
+                Symbol::Vector { .. } => {
+                    Err(self.error(i, format!("`{name}` is a vector register, expected a scalar")))
+                }
                 other => self.address_constant(i, &other, name, 0).map(|slot| (slot, Type::B64)),
             },
             Operand::Offset { name, offset } => {

@@ -105,7 +105,11 @@ impl Spot {
     }
 
     fn key(&self) -> (String, String, u32) {
-        (self.kernel.clone(), if self.kernel.is_empty() { self.label.clone() } else { self.function.clone() }, self.line)
+        (
+            self.kernel.clone(),
+            if self.kernel.is_empty() { self.label.clone() } else { self.function.clone() },
+            self.line,
+        )
     }
 }
 

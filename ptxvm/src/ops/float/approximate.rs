@@ -1,7 +1,7 @@
 //! The `.approx` functions: polynomials of our own, closer than the errors that the PTX manual states, with its special
 //! values. Only sums and products, so that every instruction set gives the same bits.
 
-use super::rounding::{canonical, canonical_root, flush, flush_if};
+use super::rounding::{canonical, canonical_root, flush_if};
 
 /// Added and taken off again, it leaves the nearest integer.
 const ROUND32: f32 = 12_582_912.0;

@@ -1,5 +1,8 @@
 //! `mbarrier`: counted barriers that are objects in shared memory.
 
+#[cfg(test)]
+mod tests;
+
 use super::{
     async_copy,
     memory::{AccessOp, op_space, pointers_of, register_address, take_scope, take_space},
