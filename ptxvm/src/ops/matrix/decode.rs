@@ -182,7 +182,11 @@ pub(super) fn multiply(i: &Instruction, b: &mut Builder<'_>) -> Result<(), Compi
     let integers = types[0] == Type::S32;
     let quarters = matches!(types[1], Type::E4m3 | Type::E5m2);
     let bits = types[1] == Type::B1;
-    if saturate && (!integers || bits) || narrow_kind && !(quarters && shape.k == 32) || bits != and.is_some() || rounding && types[0] != Type::F64 {
+    if saturate && (!integers || bits)
+        || narrow_kind && !(quarters && shape.k == 32)
+        || bits != and.is_some()
+        || rounding && types[0] != Type::F64
+    {
         return Err(b.unknown(i));
     }
     if shape == (Shape { m: 8, n: 8, k: 4 }) && types[1] == Type::F16 {

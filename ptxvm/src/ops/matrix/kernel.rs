@@ -333,6 +333,8 @@ unsafe fn multiply<P: Product, C: Sums, D: Sums, V: Vector, const S: usize, cons
     unsafe {
         expand_a::<P, V>(&tile.a[..S * H], request.a_kind, a);
         expand_b::<P, V::Narrow>(&tile.b[..S], request.b_kind, b);
+        // The compiler shall read the factors back from memory, which is where spreading them costs nothing.
+        let (a, b) = (std::hint::black_box(a), std::hint::black_box(b));
         let vectors = H * 32 / V::LANES;
         if vectors == 2 {
             rows::<P, C, D, V, S, H, 2>(tile, a, b, 0, request.saturate);
@@ -400,6 +402,22 @@ impl<P: Product, C: Sums, D: Sums, const S: usize, const H: usize> Multiply<P, C
     }
 }
 
+impl<P: Product, C: Sums, D: Sums, const S: usize, const H: usize> Multiply<P, C, D, S, H> {
+    /// For several tiles, missing lanes, and results in registers that are still to be read.
+    #[inline(always)]
+    unsafe fn run_buffered<V: Vector>(warp: &mut Warp, slots: &[Slot], request: Request, of_d: usize) {
+        let mut results = [Register([0; 32]); MOST_D];
+        let start = results.as_mut_ptr();
+        // SAFETY: the caller's contract; there are at most as many results.
+        unsafe {
+            Self::compute::<V>(warp.registers, slots, request, |number, _| start.add(number).cast());
+            for (slot, result) in slots.iter().zip(&results[..of_d]) {
+                warp.write::<u32>(*slot, &result.0);
+            }
+        }
+    }
+}
+
 impl<P: Product, C: Sums, D: Sums, const S: usize, const H: usize> Kernel for Multiply<P, C, D, S, H> {
     #[inline(always)]
     unsafe fn run<V: Vector>(warp: &mut Warp, op: &Op) -> Flow {
@@ -415,14 +433,12 @@ impl<P: Product, C: Sums, D: Sums, const S: usize, const H: usize> Kernel for Mu
             let of_d = D::REGISTERS * H * tiles;
             let c = &slots[slots.len() - C::REGISTERS * H * tiles..];
             if warp.mask == u32::MAX && tiles == 1 && !overlaps(&slots[..of_d], c) {
+                // One tile in registers of its own: known numbers of everything.
+                let request = Request { rows: 1, columns: 1, ..request };
+                let slots = std::slice::from_raw_parts(slots.as_ptr(), (D::REGISTERS + C::REGISTERS + S) * H + S);
                 Self::compute::<V>(registers, slots, request, |_, slot| registers.add(slot as usize).cast());
             } else {
-                let mut results = [Register([0; 32]); MOST_D];
-                let start = results.as_mut_ptr();
-                Self::compute::<V>(registers, slots, request, |number, _| start.add(number).cast());
-                for (slot, result) in slots.iter().zip(&results[..of_d]) {
-                    warp.write::<u32>(*slot, &result.0);
-                }
+                Self::run_buffered::<V>(warp, slots, request, of_d);
             }
         }
         Flow::Next

@@ -150,11 +150,8 @@ fn transfer(i: &Instruction, b: &mut Builder<'_>, mut m: Modifiers<'_>, load: bo
     op.b = stride.map_or(Ok(NO_SLOT), |stride| b.read(i, stride, Type::B32))?;
     op.imm = offset as u64;
     (op.x, op.y) = description.pack();
-    let wide = if load {
-        write_fragment(i, b, fragment, ty, count)?
-    } else {
-        read_fragment(i, b, fragment, ty, count)?
-    };
+    let wide =
+        if load { write_fragment(i, b, fragment, ty, count)? } else { read_fragment(i, b, fragment, ty, count)? };
     b.emit_suspending(op, wide);
     Ok(())
 }

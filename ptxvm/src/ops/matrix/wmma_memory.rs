@@ -149,8 +149,9 @@ fn resolve(
         if offset.checked_add(bytes).is_none_or(|end| end > memory.len() as u64) {
             let room = memory.len();
             let name = action.name();
-            let message =
-                format!("{name} of {bytes} bytes at 0x{address:x} is out of bounds: the block has {room} bytes of shared memory");
+            let message = format!(
+                "{name} of {bytes} bytes at 0x{address:x} is out of bounds: the block has {room} bytes of shared memory"
+            );
             return Err(Fault::new(FaultKind::IllegalAddress, "out-of-bounds", message));
         }
         Ok((memory[offset as usize..].as_mut_ptr(), AccessSpace::Shared, offset))
@@ -266,9 +267,8 @@ pub(super) fn load() -> Exec {
                 let values = std::array::from_fn(|lane| {
                     let piece = |piece| at(transfer, &lines, lane, register, piece);
                     match (transfer.along, transfer.ty) {
-                        (false, 16) => (0..2).fold(0, |word, k| {
-                            word | u32::from(piece(k).cast::<u16>().read_unaligned()) << (16 * k)
-                        }),
+                        (false, 16) => (0..2)
+                            .fold(0, |word, k| word | u32::from(piece(k).cast::<u16>().read_unaligned()) << (16 * k)),
                         (false, 8) => (0..4).fold(0, |word, k| word | u32::from(piece(k).read()) << (8 * k)),
                         _ => piece(0).cast::<u32>().read_unaligned(),
                     }
