@@ -19,15 +19,6 @@ pub(crate) struct Barrier {
     failing: u32,
 }
 
-/// What a `barrier.red` asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reduction {
-    None,
-    Count,
-    All,
-    Any,
-}
-
 /// A block under way.
 pub(crate) struct Block {
     pub(crate) index: [u32; 3],

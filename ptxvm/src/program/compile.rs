@@ -126,7 +126,7 @@ fn compile_function(
     symbols: &ModuleSymbols,
     extra: &mut ModuleSymbols,
 ) -> Result<FunctionCode, CompileError> {
-    let mut builder = Builder::new(symbols, &function.name, function.is_kernel);
+    let mut builder = Builder::new(symbols, &function.name);
     let mut info = None;
     let (mut params, mut returns) = (Vec::new(), Vec::new());
     if function.is_kernel {
