@@ -115,15 +115,25 @@ fn issue_copy(warp: &mut Warp, op: &Op) -> Flow {
     };
     // A lane that copies nothing may have any source address, as long as nothing is read there.
     let mask = warp.mask;
-    let reading = lanes(mask).filter(|&lane| filled[lane] != 0).fold(0, |mask, lane| mask | 1 << lane);
+    let mut reading = lanes(mask).filter(|&lane| filled[lane] != 0).fold(0, |mask, lane| mask | 1 << lane);
     let mut sources = to;
-    if reading != 0 {
-        warp.mask = reading;
-        let result = pointers_of(warp, &high_half, slots[1], from, bytes);
-        warp.mask = mask;
-        match result {
-            Ok(pointers) => sources = pointers,
-            Err(flow) => return flow,
+    while reading != 0 {
+        let size = filled[reading.trailing_zeros() as usize];
+        let same = lanes(reading).filter(|&lane| filled[lane] == size).fold(0, |mask, lane| mask | 1 << lane);
+        reading &= !same;
+        // Only the bytes that are copied have to be there. They are looked at in pieces of powers of two, the largest first.
+        let mut offset = 0;
+        for piece in [16u64, 8, 4, 2, 1].into_iter().filter(|piece| u64::from(size) & piece != 0) {
+            let shifted = Op { imm: high_half.imm.wrapping_add(offset), ..high_half };
+            warp.mask = same;
+            let result = pointers_of(warp, &shifted, slots[1], from, piece);
+            warp.mask = mask;
+            match result {
+                Ok(pointers) if offset == 0 => lanes(same).for_each(|lane| sources[lane] = pointers[lane]),
+                Ok(_) => {}
+                Err(flow) => return flow,
+            }
+            offset += piece;
         }
     }
     if warp.running().checked() {
