@@ -1,6 +1,6 @@
 //! Contexts: creation, the stack of current ones of each thread, flags, limits, synchronisation.
 
-use super::clock::happening_at;
+use super::clock::{Clock, happening_at};
 use super::engine::Engine;
 use super::entry::{In, Out, entries};
 use super::memory::{Buffer, BufferKind};
@@ -28,6 +28,8 @@ pub(super) struct Context {
     pub(super) shared_config: u32,
     pub(super) legacy_stream: Handle,
     pub(super) thread_streams: HashMap<ThreadId, Handle>,
+    /// What streams that have been destroyed had done or were still to do.
+    pub(super) ended_streams: Clock,
     /// Contexts whose memory may be used from this one.
     pub(super) peers: HashSet<Handle>,
 }
@@ -137,6 +139,7 @@ impl State {
                 shared_config: 0,
                 legacy_stream,
                 thread_streams: HashMap::new(),
+                ended_streams: Clock::default(),
                 peers: HashSet::new(),
             },
         );
@@ -222,6 +225,9 @@ impl State {
         let mut joined = self.clock.clone();
         for stream in clocks {
             joined.join(&stream.clock);
+        }
+        if let Some(context) = self.contexts.get(&context) {
+            joined.join(&context.ended_streams);
         }
         self.clock = joined;
     }

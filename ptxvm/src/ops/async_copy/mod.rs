@@ -83,7 +83,7 @@ impl Copies {
             } else if !open {
                 done = lanes(done)
                     .filter(|&lane| copy.group < committed[lane].saturating_sub(newest))
-                    .fold(0, |mask, lane| mask | 1 << lane);
+                    .fold(0u32, |mask, lane| mask | 1 << lane);
             }
             copy.mask &= !done;
             // SAFETY: the caller's contract; bounds of both sides were checked when the copy was issued.
@@ -148,16 +148,27 @@ where
     };
     // A lane that copies nothing may have any source address, as long as nothing is read there.
     let mask = warp.mask;
-    let reading = lanes(mask).filter(|&lane| filled[lane] != 0).fold(0, |mask, lane| mask | 1 << lane);
+    let mut reading = lanes(mask).filter(|&lane| filled[lane] != 0).fold(0u32, |mask, lane| mask | 1 << lane);
     let mut sources = to;
-    if reading != 0 {
-        warp.mask = reading;
-        // SAFETY: the caller's contract.
-        let result = unsafe { spread::<Global>(warp, &from_op, op.b, from, bytes) };
-        warp.mask = mask;
-        match result {
-            Ok(pointers) => sources = pointers,
-            Err(flow) => return flow,
+    while reading != 0 {
+        let size = filled[reading.trailing_zeros() as usize];
+        let same = lanes(reading).filter(|&lane| filled[lane] == size).fold(0u32, |mask, lane| mask | 1 << lane);
+        reading &= !same;
+        // Only the bytes that are copied have to be there. They are looked at in pieces of powers of two, the largest first.
+        let mut offset = 0;
+        for piece in [16u64, 8, 4, 2, 1].into_iter().filter(|piece| u64::from(size) & piece != 0) {
+            let shifted = Op { imm: from_op.imm.wrapping_add(offset), ..from_op };
+            warp.mask = same;
+            // SAFETY: the caller's contract.
+            let result = unsafe { spread::<Global>(warp, &shifted, op.b, from, piece) };
+            warp.mask = mask;
+            match result {
+                Ok(pointers) if offset == 0 && same == mask => sources = pointers,
+                Ok(pointers) if offset == 0 => lanes(same).for_each(|lane| sources[lane] = pointers[lane]),
+                Ok(_) => {}
+                Err(flow) => return flow,
+            }
+            offset += piece;
         }
     }
     if warp.running().checked() {
