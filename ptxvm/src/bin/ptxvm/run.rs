@@ -3,8 +3,10 @@
 use crate::{Compiler, Failure, Mode, arguments::Argument, nvrtc::Nvrtc};
 use clap::Args;
 use ptxvm::{
+    monitor::{Modes, set_modes},
     machine::{Launch, LoadedModule, run as launch_kernel},
     program::{KernelInfo, Program},
+    report::Findings,
 };
 use std::{
     path::{Path, PathBuf},
@@ -108,19 +110,7 @@ fn describe(kernel: &KernelInfo) -> String {
 }
 
 pub(crate) fn run(command: &Run) -> Result<ExitCode, Failure> {
-    // The modes are the process's, read from the environment by whoever watches.
-    let mode = match command.mode {
-        Mode::Fast => "fast",
-        Mode::Checked => "checked",
-        Mode::Profile => "profile",
-    };
-    // SAFETY: no other thread runs yet.
-    unsafe {
-        std::env::set_var("PTXVM_MODE", mode);
-        if let Some(seed) = command.seed {
-            std::env::set_var("PTXVM_SEED", seed.to_string());
-        }
-    }
+    set_modes(Modes { checked: command.mode == Mode::Checked, profile: command.mode == Mode::Profile });
     let program = Arc::new(program_of(&command.file, &command.compiler)?);
     let names: Vec<_> = program.kernels().map(|kernel| kernel.name.clone()).collect();
     let name = match (&command.kernel, names.as_slice()) {
@@ -168,5 +158,6 @@ pub(crate) fn run(command: &Run) -> Result<ExitCode, Failure> {
             println!("argument {number}: {text}");
         }
     }
-    Ok(ExitCode::SUCCESS)
+    // Findings have been printed as they came up; they make the command fail.
+    Ok(if Findings::global().is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
