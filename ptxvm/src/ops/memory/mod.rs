@@ -318,7 +318,7 @@ pub(crate) fn decode_load(i: &Instruction, b: &mut Builder<'_>) -> Result<(), Co
     }
     m.take("unified");
     m.finish(b)?;
-    if order.strong && matches!(space, Some(Space::Const | Space::Param)) || i.opcode == "ldu" && order.strong {
+    if order.strong && (i.opcode == "ldu" || matches!(space, Some(Space::Const | Space::Param))) {
         return Err(b.unknown(i));
     }
     let (data, address) = match i.operands.as_slice() {
