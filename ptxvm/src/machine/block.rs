@@ -103,6 +103,7 @@ impl Block {
     /// `block` must point to a live block that no other thread works on.
     pub(crate) unsafe fn round(block: *mut Self) -> Round {
         // References to the block end before a warp runs: operations reach the block through the warp's pointer.
+        // SAFETY: the caller's contract.
         let count = unsafe { (*block).order.len() };
         let (mut finished, mut busy, mut spinning) = (0, false, false);
         for turn in 0..count {
@@ -196,7 +197,7 @@ impl Block {
             // SAFETY: as in `any_runnable`.
             let warp = unsafe { &mut *warp };
             let mut fault = *warp.fault.take()?;
-            fault.place.get_or_insert_with(|| warp.place(fault.lane));
+            fault.place.get_or_insert_with(|| Box::new(warp.place(fault.lane)));
             Some(fault)
         })
     }

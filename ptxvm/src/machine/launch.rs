@@ -205,7 +205,7 @@ impl<'a> Running<'a> {
         let blocks = self.launch.blocks();
         let Some(mut seed) = self.launch.options.seed.filter(|_| blocks > 1) else { return turn };
         let shift = mix(&mut seed) % blocks;
-        let mut stride = mix(&mut seed) % blocks | 1;
+        let mut stride = (mix(&mut seed) % blocks) | 1;
         while gcd(stride, blocks) != 1 {
             stride += 2;
         }

@@ -176,9 +176,9 @@ pub(crate) fn exec<B: Body>() -> Exec {
 #[inline(always)]
 pub(crate) fn conjure<F: Copy>() -> F {
     const { assert!(size_of::<F>() == 0, "closures of operations must not capture") };
-    // SAFETY: F has no bytes, so there is none to be invalid; a value of it has been passed to the caller's caller, so
-    // the type is inhabited.
-    unsafe { std::mem::MaybeUninit::<F>::uninit().assume_init() }
+    // SAFETY: F has no bytes, like (); a value of it has been given to whoever made the operation, so the type is
+    // inhabited.
+    unsafe { std::mem::transmute_copy::<(), F>(&()) }
 }
 
 macro_rules! closure_bodies {

@@ -2,13 +2,13 @@
 
 use super::system;
 use crate::{
-    monitor::{Access, AccessKind, AccessSpace, Ordering},
     machine::{
         fault::{Fault, FaultKind},
         launch::FUNCTION_WINDOW,
         op::{Exec, Flow, Op, free},
         warp::{Frame, Warp},
     },
+    monitor::{Access, AccessKind, AccessSpace, Ordering},
     program::{
         CallSite, CompileError, Formal,
         builder::{Builder, Modifiers},

@@ -188,13 +188,13 @@ fn nonzero_with<F: Fn(u32, u32) -> u32 + Copy>(_: F) -> Exec {
 /// `hi:lo` moved left, the upper word.
 #[inline(always)]
 fn funnel_left(low: u32, high: u32, count: u32) -> u32 {
-    if count == 0 { high } else { high << (count & 31) | low >> (32 - count & 31) }
+    if count == 0 { high } else { high << (count & 31) | low >> ((32 - count) & 31) }
 }
 
 /// `hi:lo` moved right, the lower word.
 #[inline(always)]
 fn funnel_right(low: u32, high: u32, count: u32) -> u32 {
-    if count == 0 { low } else { low >> (count & 31) | high << (32 - count & 31) }
+    if count == 0 { low } else { low >> (count & 31) | high << ((32 - count) & 31) }
 }
 
 fn funnel(i: &Instruction, b: &mut Builder<'_>) -> Result<(), CompileError> {

@@ -3,8 +3,8 @@
 use crate::{Compiler, Failure, Mode, arguments::Argument, nvrtc::Nvrtc};
 use clap::Args;
 use ptxvm::{
-    monitor::{Modes, set_modes},
     machine::{Launch, LoadedModule, run as launch_kernel},
+    monitor::{Modes, set_modes},
     program::{KernelInfo, Program},
     report::Findings,
 };
@@ -119,12 +119,16 @@ pub(crate) fn run(command: &Run) -> Result<ExitCode, Failure> {
         (None, _) => return Err(format!("name one of the kernels with --kernel: {}", names.join(", ")).into()),
     };
     let module = LoadedModule::load(program, 0)?;
-    let kernel =
-        module.kernel(&name).ok_or_else(|| format!("no kernel `{name}`; there are: {}", names.join(", ")))?;
+    let kernel = module.kernel(&name).ok_or_else(|| format!("no kernel `{name}`; there are: {}", names.join(", ")))?;
     let info = module.info(kernel).clone();
     if command.arguments.len() != info.params.len() {
         let found = command.arguments.len();
-        return Err(format!("{found} arguments given, but the kernel takes {}\n{}", info.params.len(), describe(&info)).into());
+        return Err(format!(
+            "{found} arguments given, but the kernel takes {}\n{}",
+            info.params.len(),
+            describe(&info)
+        )
+        .into());
     }
     let mut params = vec![0u8; info.param_bytes as usize];
     let mut placed = Vec::new();
@@ -148,7 +152,12 @@ pub(crate) fn run(command: &Run) -> Result<ExitCode, Failure> {
     }
     let start = Instant::now();
     let result = launch_kernel(&launch);
-    println!("{name}: {} blocks of {} threads, {:.3} ms", launch.blocks(), launch.threads(), start.elapsed().as_secs_f64() * 1e3);
+    println!(
+        "{name}: {} blocks of {} threads, {:.3} ms",
+        launch.blocks(),
+        launch.threads(),
+        start.elapsed().as_secs_f64() * 1e3
+    );
     if let Err(fault) = result {
         eprintln!("{fault}");
         return Ok(ExitCode::FAILURE);

@@ -181,7 +181,7 @@ impl Vector for Portable {
     unsafe fn widen_groups(self) -> [Self; 2] {
         std::array::from_fn(|part| {
             Self(std::array::from_fn(|k| {
-                let word = self.0[k & 4 | 2 * part | (k & 3) / 2];
+                let word = self.0[(k & 4) | (2 * part) | ((k & 3) / 2)];
                 half_to_word(if k & 1 == 0 { word & 0xffff } else { word >> 16 })
             }))
         })
