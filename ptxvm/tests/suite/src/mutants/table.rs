@@ -71,7 +71,13 @@ const ADDRESSES: &[Mutant] = &[
     host("atomic_across_words", ATOMIC_SHIFTED, "the sum lies four bytes later", "misaligned-address"),
     source("float4_in_odd_rows", REGISTER_BLOCKED, "BM + 4]", "BM + 1]", "misaligned-address"),
     source("ldmatrix_in_odd_rows", MMA, "constexpr int PAD = 8;", "constexpr int PAD = 4;", "misaligned-address"),
-    source("cp_async_from_an_odd_float", ZERO_FILLED, "in + first + at : in", "in + first + at + 1 : in", "misaligned-address"),
+    source(
+        "cp_async_from_an_odd_float",
+        ZERO_FILLED,
+        "in + first + at : in",
+        "in + first + at + 1 : in",
+        "misaligned-address",
+    ),
     host("freed_before_the_launch", FREED_BEFORE_LAUNCH, "the buffer is freed before the launch", "use-after-free"),
     host(
         "freed_on_the_stream_before_the_launch",
@@ -133,7 +139,7 @@ const UNINITIALISED: &[Mutant] = &[
     source("digit_table_not_cleared", RADIX, "warp_digits[i / 16][i % 16] = 0;", "", "uninitialised-shared"),
     source(
         "tail_bodies_not_zeroed",
-        NBODY,
+        NBODY_PART,
         "tile[threadIdx.x] = j < n ? bodies[j] : make_float4(0.0f, 0.0f, 0.0f, 0.0f);",
         "if (j < n) tile[threadIdx.x] = bodies[j];",
         "uninitialised-shared",
