@@ -304,7 +304,7 @@ const SHARED_RACES: &[Mutant] = &[
         RING,
         "barrier_wait(&empty[stage], (chunk / STAGES - 1) & 1);",
         "",
-        "race-shared",
+        "deadlock",
     ),
     source("full_stage_not_awaited", RING, "barrier_wait(&full[stage], chunk / STAGES & 1);", "", "race-shared"),
     source(
@@ -465,7 +465,7 @@ const BARRIERS: &[Mutant] = &[
         RING,
         "(chunk / STAGES - 1) & 1",
         "(chunk / STAGES) & 1",
-        "race-shared",
+        "deadlock",
     ),
     source("lock_never_released", SPIN_LOCK, "atomicExch(&lock_word, 0);", "", "deadlock"),
     source("pending_never_falls", QUEUE, "atomicSub(&queue->pending, 1);", "", "deadlock"),
