@@ -299,13 +299,7 @@ const SHARED_RACES: &[Mutant] = &[
         "",
         "race-shared",
     ),
-    source(
-        "empty_stage_not_awaited",
-        RING,
-        "barrier_wait(&empty[stage], (chunk / STAGES - 1) & 1);",
-        "",
-        "deadlock",
-    ),
+    source("empty_stage_not_awaited", RING, "barrier_wait(&empty[stage], (chunk / STAGES - 1) & 1);", "", "deadlock"),
     source("full_stage_not_awaited", RING, "barrier_wait(&full[stage], chunk / STAGES & 1);", "", "race-shared"),
     source(
         "bodies_replaced_while_in_use",
@@ -460,13 +454,7 @@ const BARRIERS: &[Mutant] = &[
         "deadlock",
     ),
     source("mbarrier_without_arrival", RING, "barrier_arrive(&full[stage]);", "", "deadlock"),
-    source(
-        "mbarrier_waits_for_the_wrong_phase",
-        RING,
-        "(chunk / STAGES - 1) & 1",
-        "(chunk / STAGES) & 1",
-        "deadlock",
-    ),
+    source("mbarrier_waits_for_the_wrong_phase", RING, "(chunk / STAGES - 1) & 1", "(chunk / STAGES) & 1", "deadlock"),
     source("lock_never_released", SPIN_LOCK, "atomicExch(&lock_word, 0);", "", "deadlock"),
     source("pending_never_falls", QUEUE, "atomicSub(&queue->pending, 1);", "", "deadlock"),
     source(
@@ -560,13 +548,6 @@ const WARPS: &[Mutant] = &[
         "race-warp",
     ),
     source("warp_sum_reads_early", WARP_SUM, "__syncwarp(); // between writes and reads", "", "race-warp"),
-    source(
-        "warp_sum_writes_early",
-        WARP_SUM,
-        "cells[lane + 32];\n        __syncwarp();",
-        "cells[lane + 32];",
-        "race-warp",
-    ),
     source(
         "broadcast_without_syncwarp",
         WARP_BROADCAST,
