@@ -202,6 +202,10 @@ fn commit() -> Exec {
 fn wait() -> Exec {
     free(|warp, op| {
         if let Some(monitor) = warp.monitor() {
+            if op.y != 0 {
+                // What has not been committed is waited for too.
+                monitor.commit_copies(warp);
+            }
             monitor.wait_copies(warp, op.x);
         }
         let mask = warp.mask;
