@@ -240,6 +240,9 @@ fn check_range(name: &str, base: u64, address: u64, bytes: u64, host: bool) -> O
         if host {
             return Ok(true);
         }
+        if let Err(error) = Memory::global().check("copy", address, bytes) {
+            crate::monitor::host::memory_error(&error, "a copy");
+        }
         return Err(Status::InvalidValue.because(format!("the {name} {address:#x} is in no device allocation")));
     };
     if allocation.base + allocation.bytes < address + bytes {

@@ -43,7 +43,8 @@ fn release(pointer: u64, registered: bool) -> Outcome {
             }
             _ => {
                 let reason = format!("{pointer:#x} did not come from cuMemHostAlloc or cuMemAllocHost (or was freed)");
-                return Err(Status::InvalidValue.because(reason));
+                let failure = Status::InvalidValue.because(reason);
+                return Err(super::memory::freed_before(pointer).unwrap_or(failure));
             }
         }
     };

@@ -132,6 +132,10 @@ pub(super) fn freed_before(base: u64) -> Option<Failure> {
 /// Frees what a stream was told to free, now that its turn has come.
 pub(super) fn free_now(base: u64, order: &Order, label: &str) {
     let freed = lock().buffers.remove(&base);
+    if freed.is_none() {
+        // An earlier command of the stream has freed it: nobody is left to give an error to.
+        let _ = freed_before(base);
+    }
     if freed.is_some()
         && let Err(error) = happening_at(order, label, false, || Memory::global().free(base))
     {

@@ -218,7 +218,12 @@ impl Memory {
     }
 
     /// The allocation that holds a range; `None` for ordinary memory of the host program.
-    fn check(&self, action: &'static str, address: u64, bytes: u64) -> Result<Option<Allocation>, MemoryError> {
+    pub(crate) fn check(
+        &self,
+        action: &'static str,
+        address: u64,
+        bytes: u64,
+    ) -> Result<Option<Allocation>, MemoryError> {
         if address == 0 {
             return Err(MemoryError::Null { action, bytes });
         }
