@@ -50,7 +50,7 @@ fn captured_work_runs_at_each_launch_and_not_before() {
         ok(executable::cuGraphLaunch(instance, first));
     }
     ok(stream::cuStreamSynchronize(first));
-    assert_eq!(world.read(pointer, 64), [(((1 * 2 + 1) * 3 + 1) * 2 + 1) * 3 + 1; 64]);
+    assert_eq!(world.read(pointer, 64), [(((2 + 1) * 3 + 1) * 2 + 1) * 3 + 1; 64]);
     ok(executable::cuGraphExecDestroy(instance));
 }
 
@@ -170,7 +170,7 @@ fn a_child_graph_is_a_copy_that_runs_between_its_neighbours() {
     let mut instance = Handle::NULL;
     ok(executable::cuGraphInstantiateWithFlags(out(&mut instance), outer, 0));
     ok(executable::cuGraphLaunch(instance, Handle::NULL));
-    assert_eq!(world.read(pointer, 64), [((1 * 2 + 1) * 10 + 1) * 3 + 1; 64]);
+    assert_eq!(world.read(pointer, 64), [((2 + 1) * 10 + 1) * 3 + 1; 64]);
     let mut kind = 0;
     ok(graph::cuGraphNodeGetType(b, out(&mut kind)));
     assert_eq!(kind, 4);

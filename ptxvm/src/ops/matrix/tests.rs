@@ -70,6 +70,7 @@ fn compute<P: product::Product, C: Sums, D: Sums, const S: usize, const H: usize
     results: &mut [Register],
 ) {
     let (registers, results) = (registers.as_ptr().cast::<u8>(), results.as_mut_ptr());
+    // SAFETY: there are results enough for every number that is asked for.
     let target = |number, _| unsafe { results.add(number).cast::<u32>() };
     // SAFETY: slots are offsets into the registers, there are results enough, and the sets are this machine's.
     unsafe {

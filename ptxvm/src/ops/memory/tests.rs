@@ -131,7 +131,7 @@ fn patterns() -> Vec<[u32; 32]> {
     ];
     for _ in 0..4 {
         patterns.push(at(|_| (random.next() % 64) as u32));
-        patterns.push(at(|_| if random.next() % 2 == 0 { (random.next() % 64) as u32 } else { SKIPPED }));
+        patterns.push(at(|_| if random.next().is_multiple_of(2) { (random.next() % 64) as u32 } else { SKIPPED }));
     }
     patterns
 }

@@ -58,7 +58,7 @@ fn rows(stage: &Stage) -> Outcome {
     let (matrix, out) = (stage.floats(32 * 20), stage.empty::<f32>(32));
     let Argument::Address(start) = Argument::from(&matrix) else { unreachable!("a buffer is an address") };
     let mut pointers: Vec<u64> = (0..32).map(|row| start + row * 80).collect();
-    let on_host = vec![0.0f32; 20];
+    let on_host = [0.0f32; 20];
     if stage.mutated {
         // Memory of the host that no kernel may touch.
         pointers[5] = on_host.as_ptr() as u64;
