@@ -1,6 +1,6 @@
 //! The CUDA driver API, in its C form.
 //!
-//! Calls are checked and answered as a driver does; device work goes to the [`engine`], which keeps to the order of
+//! Calls are checked and answered as a driver does; device work goes to the `engine`, which keeps to the order of
 //! streams, events and graphs. With the feature `driver` the functions are exported by their names.
 
 mod capture;
