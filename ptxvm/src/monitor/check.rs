@@ -154,7 +154,8 @@ impl Checker {
         for hit in std::mem::take(&mut self.hits) {
             let at = At { block: self.block, warp: actor.warp, lane: hit.lane, site };
             let byte = hit.address & 3;
-            let other = At { block: self.block, warp: hit.other.warp(), lane: hit.other.lane(byte), site: hit.other.site() };
+            let other =
+                At { block: self.block, warp: hit.other.warp(), lane: hit.other.lane(byte), site: hit.other.site() };
             if hit.what == Wrong::LaneRace && writes && hit.other_writes && other.site == site {
                 let both = [hit.lane, other.lane].map(|lane| access.addresses[lane as usize & 31] as u32);
                 let now = access.mask >> (other.lane & 31) & 1 != 0 && both[0].abs_diff(both[1]) < access.bytes;
@@ -293,9 +294,9 @@ impl Checker {
         }
         let mut lanes: Vec<usize> = (0..32).filter(|lane| access.mask >> lane & 1 != 0).collect();
         lanes.sort_by_key(|lane| access.addresses[*lane]);
-        let pair = lanes.windows(2).find(|pair| {
-            access.addresses[pair[0]] == access.addresses[pair[1]] && value(pair[0]) != value(pair[1])
-        });
+        let pair = lanes
+            .windows(2)
+            .find(|pair| access.addresses[pair[0]] == access.addresses[pair[1]] && value(pair[0]) != value(pair[1]));
         if let Some(pair) = pair {
             let [at, other] = [pair[1], pair[0]].map(|lane| self.at(actor, lane as u32));
             self.teller.lanes_write_apart(at, other, "global", access.addresses[pair[0]]);
@@ -438,4 +439,3 @@ fn global_stays(access: &Access<'_>, mask: u128, line: u64, extra: &Extra<'_>) -
         old[..bytes] == value(lane).to_le_bytes()[..bytes]
     })
 }
-

@@ -38,8 +38,11 @@ impl Seen {
         match self.blocks.get_mut(&block) {
             Some(mine) if Arc::ptr_eq(mine, clocks) || covers(mine, clocks) => {}
             Some(mine) => {
-                *mine =
-                    if covers(clocks, mine) { clocks.clone() } else { mine.iter().zip(&**clocks).map(|(a, b)| *a.max(b)).collect() };
+                *mine = if covers(clocks, mine) {
+                    clocks.clone()
+                } else {
+                    mine.iter().zip(&**clocks).map(|(a, b)| *a.max(b)).collect()
+                };
             }
             None if full => self.everything = true,
             None => {
@@ -231,6 +234,16 @@ impl WarpClock {
         }
     }
 
+    /// Some lanes alone fence, acquire or release: as lanes do that hand a lock to one another. Which of them synchronises with
+    /// which is not followed up; all accesses of the warp before count as ordered.
+    fn parted(&mut self, lanes: u32) {
+        if lanes != u32::MAX {
+            self.memory = LaneOrder { all: self.now, pairs: None };
+            self.execution = self.memory.clone();
+            self.bound[self.warp as usize] = self.now - 1;
+        }
+    }
+
     /// A fence of `lanes`; `wide`: beyond the block.
     pub(crate) fn fence(&mut self, lanes: u32, wide: bool) {
         for reach in 0..=usize::from(wide) {
@@ -239,6 +252,7 @@ impl WarpClock {
             }
         }
         let message = self.release();
+        self.parted(lanes);
         for reach in 0..=usize::from(wide) {
             let before = self.fenced[reach].as_ref().map_or(0, |(_, lanes)| *lanes);
             self.fenced[reach] = Some((message.clone(), lanes | before));
@@ -252,7 +266,9 @@ impl WarpClock {
 
     /// What strong writes of `lanes` hand on without being releases themselves: within the block, and beyond.
     pub(crate) fn fenced(&self, lanes: u32) -> [Option<&Message>; 2] {
-        [0, 1].map(|reach| self.fenced[reach].as_ref().filter(|(_, fenced)| fenced & lanes != 0).map(|(message, _)| message))
+        [0, 1].map(|reach| {
+            self.fenced[reach].as_ref().filter(|(_, fenced)| fenced & lanes != 0).map(|(message, _)| message)
+        })
     }
 }
 
@@ -267,6 +283,10 @@ impl Location {
     /// A strong access of `clock`'s warp. `reads`, `writes`: what it does; `acquires`, `releases`: its own order;
     /// `wide`: its scope reaches beyond the block.
     pub(crate) fn access(&mut self, clock: &mut WarpClock, lanes: u32, how: Strong) {
+        if how.acquires {
+            clock.tick();
+            clock.parted(lanes);
+        }
         if how.reads {
             if let Some((block, message)) = &self.narrow
                 && *block == clock.block

@@ -90,7 +90,8 @@ impl MemoryWatcher for Watcher {
             let mut page = pages.lock(at);
             let mut offset = 0;
             for (line, mask) in super::pages::lines(at, count) {
-                let known = written.as_ref().map_or(u128::MAX, |bits| bits_at(bits, offset)) << mask.trailing_zeros() & mask;
+                let known =
+                    written.as_ref().map_or(u128::MAX, |bits| bits_at(bits, offset)) << mask.trailing_zeros() & mask;
                 let target = &mut page.written[(line % PAGE / LINE) as usize];
                 *target = *target & !mask | known;
                 offset += u64::from(mask.count_ones());
@@ -214,10 +215,11 @@ pub(crate) fn leaks() {
     if !super::is_checked() {
         return;
     }
-    for allocation in Memory::global().allocations().into_iter().filter(|leak| starts_undefined(leak.kind)) {
+    let leaked = |kind| starts_undefined(kind) || matches!(kind, AllocationKind::Pinned | AllocationKind::Managed);
+    for allocation in Memory::global().allocations().into_iter().filter(|leak| leaked(leak.kind)) {
         Findings::global().record(Finding {
             kind: "leak",
-            message: format!("{} bytes of device memory have not been freed", allocation.bytes),
+            message: format!("{} bytes of memory have not been freed", allocation.bytes),
             at: Spot { label: allocation.serial_label.clone(), ..Spot::default() },
             allocation: Some(AllocationNote {
                 address: allocation.base,

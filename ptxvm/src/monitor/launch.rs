@@ -10,7 +10,7 @@ use super::{
 use crate::{
     machine::{Fault, Launch, warp::Warp},
     ops::memory::Element,
-    report::{Findings, Finding},
+    report::{Finding, Findings},
 };
 use std::sync::Arc;
 

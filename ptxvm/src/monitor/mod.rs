@@ -20,8 +20,8 @@ mod tell;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use modes::{begin, is_checked};
 pub use modes::{Modes, prepare, set_modes};
+pub(crate) use modes::{begin, is_checked};
 pub(crate) use site::{At, Source};
 
 use crate::machine::{Fault, warp::Warp};

@@ -238,7 +238,13 @@ impl SharedShadow {
         let missing = bytes & !u32::from(self.written[word]);
         if missing != 0 && !old.has(ASYNC) {
             let address = word as u32 * 4 + missing.trailing_zeros();
-            hits.push(Hit { what: Wrong::Uninitialised, address, lane: access.lane, other: Packed(0), other_writes: false });
+            hits.push(Hit {
+                what: Wrong::Uninitialised,
+                address,
+                lane: access.lane,
+                other: Packed(0),
+                other_writes: false,
+            });
         }
     }
 

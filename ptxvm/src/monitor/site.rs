@@ -86,9 +86,9 @@ impl Kernel {
             spot.function = function.to_owned();
             spot.opcode.clone_from(&info.opcode);
             spot.line = info.line;
-            spot.source = info.source.and_then(|source| {
-                self.program.files.get(&source.file).map(|file| (file.clone(), source.line))
-            });
+            spot.source = info
+                .source
+                .and_then(|source| self.program.files.get(&source.file).map(|file| (file.clone(), source.line)));
             spot.quote(&self.program.text);
         }
         spot

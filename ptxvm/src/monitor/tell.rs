@@ -89,7 +89,15 @@ impl Teller {
         }
     }
 
-    pub(crate) fn shared(&mut self, what: Wrong, at: At, other: At, other_writes: bool, kind: AccessKind, address: u32) {
+    pub(crate) fn shared(
+        &mut self,
+        what: Wrong,
+        at: At,
+        other: At,
+        other_writes: bool,
+        kind: AccessKind,
+        address: u32,
+    ) {
         let source = self.launch.source.id;
         let memory = || Some(AllocationNote { address: address.into(), space: "shared".into(), ..Default::default() });
         let (verb, before) = (verb(kind), other_verb(other_writes));
@@ -135,7 +143,9 @@ impl Teller {
             let kind = if host { "host-race" } else { "race-streams" };
             self.tell(kind, at, side, memory, || {
                 let by = if host { "the host" } else { "work of another stream" };
-                format!("{verb} of global memory races with a {before} by {by}: no event or synchronisation orders them")
+                format!(
+                    "{verb} of global memory races with a {before} by {by}: no event or synchronisation orders them"
+                )
             });
         } else if conflict.same_warp {
             self.tell("race-warp", at, side, memory, || {
@@ -152,9 +162,13 @@ impl Teller {
     }
 
     pub(crate) fn unwritten_global(&mut self, at: At, address: u64) {
-        self.tell("uninitialised-global", at, None, || allocation(address), || {
-            "read of global memory that nobody has written".to_owned()
-        });
+        self.tell(
+            "uninitialised-global",
+            at,
+            None,
+            || allocation(address),
+            || "read of global memory that nobody has written".to_owned(),
+        );
     }
 
     pub(crate) fn unwritten_local(&mut self, at: At, address: u64) {
@@ -173,42 +187,60 @@ impl Teller {
     }
 
     pub(crate) fn barrier_diverged(&mut self, at: At, missing: u32) {
-        self.tell("barrier-divergence", at, None, || None, || {
-            format!("the warp is at a barrier without {}, which went another way", lanes(missing))
-        });
+        self.tell(
+            "barrier-divergence",
+            at,
+            None,
+            || None,
+            || format!("the warp is at a barrier without {}, which went another way", lanes(missing)),
+        );
     }
 
     pub(crate) fn barriers_differ(&mut self, at: At, first: At) {
         let source = self.launch.source.id;
-        let counted = |at: At| {
-            self.launch.kernel().spot(at, "").text.trim_start_matches(|c| c != 'b').contains(',')
-        };
+        let counted = |at: At| self.launch.kernel().spot(at, "").text.trim_start_matches(|c| c != 'b').contains(',');
         if counted(at) || counted(first) {
             return;
         }
-        self.tell("barrier-divergence", at, Some(("waits here", source, first)), || None, || {
-            "warps of one block wait for one another at different barriers".to_owned()
-        });
+        self.tell(
+            "barrier-divergence",
+            at,
+            Some(("waits here", source, first)),
+            || None,
+            || "warps of one block wait for one another at different barriers".to_owned(),
+        );
     }
 
     pub(crate) fn not_a_member(&mut self, at: At, members: u32) {
-        self.tell("warp-mask", at, None, || None, || {
-            format!("a lane executes a warp-wide instruction whose mask {members:#010x} does not name it")
-        });
+        self.tell(
+            "warp-mask",
+            at,
+            None,
+            || None,
+            || format!("a lane executes a warp-wide instruction whose mask {members:#010x} does not name it"),
+        );
     }
 
     pub(crate) fn members_disagree(&mut self, at: At, missing: u32) {
-        self.tell("warp-mask", at, None, || None, || {
-            format!("the mask names {}, with another mask or not at this instruction", lanes(missing))
-        });
+        self.tell(
+            "warp-mask",
+            at,
+            None,
+            || None,
+            || format!("the mask names {}, with another mask or not at this instruction", lanes(missing)),
+        );
     }
 
     pub(crate) fn members_gone(&mut self, at: At, gone: u32) {
         let reads = self.launch.kernel().instruction(at.site).is_some_and(|(_, info)| info.opcode.starts_with("shfl"));
         if reads {
-            self.tell("warp-mask", at, None, || None, || {
-                format!("the mask of a shuffle names {}, which have exited", lanes(gone))
-            });
+            self.tell(
+                "warp-mask",
+                at,
+                None,
+                || None,
+                || format!("the mask of a shuffle names {}, which have exited", lanes(gone)),
+            );
         }
     }
 }

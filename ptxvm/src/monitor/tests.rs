@@ -64,7 +64,13 @@ impl World {
         self.values((block, warp), instruction, what, None);
     }
 
-    fn values(&mut self, (block, warp): (usize, u32), instruction: u32, what: Do, values: Option<&dyn Fn(usize) -> u128>) {
+    fn values(
+        &mut self,
+        (block, warp): (usize, u32),
+        instruction: u32,
+        what: Do,
+        values: Option<&dyn Fn(usize) -> u128>,
+    ) {
         let actor = |mask| Actor { warp, mask, live: MANY, lanes: MANY, function: 0, instruction };
         let checker = &mut self.blocks[block];
         match what {
@@ -204,7 +210,8 @@ fn lanes_of_a_warp_need_a_warp_barrier() {
 
 #[test]
 fn half_words_of_lanes_side_by_side_are_told_apart() {
-    let halves = |kind, at: fn(u64) -> u64| Do::Access(AccessSpace::Shared, kind, MANY, 2, Box::new(at), Ordering::default());
+    let halves =
+        |kind, at: fn(u64) -> u64| Do::Access(AccessSpace::Shared, kind, MANY, 2, Box::new(at), Ordering::default());
     let mut world = World::new(1);
     world.does((0, 0), 1, halves(Write, |lane| lane * 2));
     world.does((0, 0), 2, halves(Read, |lane| lane * 2));
@@ -375,8 +382,7 @@ fn launches_race_unless_streams_order_them() {
 
 #[test]
 fn asynchronous_copies_are_waited_for_by_the_right_count_and_shown_by_a_barrier() {
-    for (pending, synced, expected) in
-        [(1, true, None), (2, true, Some("async-copy")), (1, false, Some("race-shared"))]
+    for (pending, synced, expected) in [(1, true, None), (2, true, Some("async-copy")), (1, false, Some("race-shared"))]
     {
         let mut world = World::new(1);
         for stage in 0..2u64 {
@@ -463,4 +469,20 @@ fn a_finding_is_counted_not_repeated() {
     let list = Findings::global().list();
     assert_eq!(list.len(), kinds.len());
     assert!(list[0].count >= 32, "{}", list[0].count);
+}
+
+#[test]
+fn lanes_of_a_warp_may_hand_a_lock_to_one_another() {
+    for fenced in [true, false] {
+        let mut world = World::new(1);
+        let data = world.range(4096, true);
+        for lane in [3, 4] {
+            if fenced {
+                world.does((0, 0), 1, Do::Fence(1 << lane, Scope::Device));
+            }
+            world.does((0, 0), 2, one(AccessSpace::Global, Read, lane, data, Ordering::default()));
+            world.does((0, 0), 3, one(AccessSpace::Global, Write, lane, data, Ordering::default()));
+        }
+        assert_eq!(world.found().is_empty(), fenced);
+    }
 }

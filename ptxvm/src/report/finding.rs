@@ -93,6 +93,7 @@ impl Finding {
         }
         let kind = match fault.finding {
             "misaligned-address" => "misaligned",
+            "null-pointer" => "out-of-bounds",
             other => other,
         };
         Self { kind, message: fault.message.clone(), at, count: 1, seed: source.seed, ..Self::default() }
@@ -109,7 +110,11 @@ impl Spot {
     }
 
     fn key(&self) -> (String, String, u32) {
-        (self.kernel.clone(), if self.kernel.is_empty() { self.label.clone() } else { self.function.clone() }, self.line)
+        (
+            self.kernel.clone(),
+            if self.kernel.is_empty() { self.label.clone() } else { self.function.clone() },
+            self.line,
+        )
     }
 }
 

@@ -5,8 +5,8 @@ mod finding;
 mod json;
 mod text;
 
-pub use exit::{flush, summary};
 pub(crate) use exit::{arm, arm_checked};
+pub use exit::{flush, summary};
 pub use finding::{AllocationNote, Finding, Findings, Other, Spot};
 pub use json::{to_json, write};
 pub use text::render;

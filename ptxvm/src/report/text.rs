@@ -11,8 +11,7 @@ const PLAIN: &str = "\x1b[0m";
 /// The text of a finding; with `colours`, for a terminal.
 pub fn render(finding: &Finding, colours: bool) -> String {
     let paint = |colour: &str, text: &str| if colours { format!("{colour}{text}{PLAIN}") } else { text.to_owned() };
-    let spots: Vec<&Spot> =
-        std::iter::once(&finding.at).chain(finding.other.as_ref().map(|other| &other.at)).collect();
+    let spots: Vec<&Spot> = std::iter::once(&finding.at).chain(finding.other.as_ref().map(|other| &other.at)).collect();
     let widest = spots.iter().flat_map(|spot| [spot.line, spot.source.as_ref().map_or(0, |source| source.1)]).max();
     let width = widest.unwrap_or(0).to_string().len().max(3);
     let bar = paint(BLUE, "|");

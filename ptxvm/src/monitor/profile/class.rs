@@ -44,7 +44,8 @@ impl Class {
         let mut parts = opcode.split('.');
         let name = parts.next().unwrap_or_default();
         let parts: Vec<&str> = parts.collect();
-        let has = |modifier: &str| parts.iter().any(|part| *part == modifier || part.starts_with(&format!("{modifier}::")));
+        let has =
+            |modifier: &str| parts.iter().any(|part| *part == modifier || part.starts_with(&format!("{modifier}::")));
         match name {
             "mma" => Self::Mma,
             "wmma" if has("mma") => Self::Mma,

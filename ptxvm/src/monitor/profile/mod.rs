@@ -6,11 +6,7 @@ mod requests;
 
 pub(crate) use output::{render, to_json};
 
-use super::{
-    Access, AccessKind, AccessSpace, LaunchWatch, MbarrierEvent, Monitor, Scope,
-    actor::Actor,
-    site::Kernel,
-};
+use super::{Access, AccessKind, AccessSpace, LaunchWatch, MbarrierEvent, Monitor, Scope, actor::Actor, site::Kernel};
 use crate::machine::{Fault, Launch, warp::Warp};
 use class::{Class, macs};
 use requests::{SECTOR, sectors, waves};

@@ -19,9 +19,9 @@ fn rows(profile: &KernelProfile) -> Vec<Row> {
     for (site, counters) in profile.sites.iter().enumerate().filter(|(_, counters)| counters.instructions > 0) {
         let at = super::super::At { block: 0, warp: 0, lane: 0, site: site as u32 };
         let Some((_, info)) = profile.kernel.instruction(at.site) else { continue };
-        let file = info.source.and_then(|source| {
-            profile.kernel.program.files.get(&source.file).map(|file| (file.clone(), source.line))
-        });
+        let file = info
+            .source
+            .and_then(|source| profile.kernel.program.files.get(&source.file).map(|file| (file.clone(), source.line)));
         let key = match &file {
             Some((file, line)) => (true, file.clone(), *line),
             None => (false, String::new(), info.line),
@@ -136,7 +136,12 @@ pub(crate) fn render() -> String {
 }
 
 fn counters(counters: &Counters) -> Map<String, Value> {
-    counters.list().into_iter().filter(|(_, value)| *value > 0).map(|(name, value)| (name.to_owned(), json!(value))).collect()
+    counters
+        .list()
+        .into_iter()
+        .filter(|(_, value)| *value > 0)
+        .map(|(name, value)| (name.to_owned(), json!(value)))
+        .collect()
 }
 
 /// The profiles of all kernels as JSON.
