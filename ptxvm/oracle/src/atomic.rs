@@ -6,6 +6,7 @@ use crate::{
     error::OracleError,
     exact::Rounding,
     execute::named_space,
+    floating::smaller_or_larger,
     format::Format,
     machine::{Thread, World, unknown},
     modifiers::{Modifiers, by_parts, integer, low},
@@ -71,8 +72,7 @@ fn combine(modifiers: &Modifiers, ty: Type, old: u128, arguments: &[u128]) -> Op
             let (r, s) = (format.decode(values[0]), format.decode(values[1]));
             match operation {
                 "add" => format.encode(&r.plus(&s, Rounding::NearestEven), Rounding::NearestEven),
-                "min" if r.is_nan() || s.compare(&r) == Some(-1) => values[1],
-                "max" if r.is_nan() || s.compare(&r) == Some(1) => values[1],
+                "min" | "max" => smaller_or_larger(operation == "min", false, format, values[0], values[1]),
                 "exch" => values[1],
                 _ => values[0],
             }

@@ -140,7 +140,8 @@ fn extreme(least: bool, modifiers: &Modifiers, format: Format, patterns: &[u128]
     Some(chosen)
 }
 
-fn smaller_or_larger(least: bool, keep_nan: bool, format: Format, a: u128, b: u128) -> u128 {
+/// The smaller or the larger of two numbers.
+pub(crate) fn smaller_or_larger(least: bool, keep_nan: bool, format: Format, a: u128, b: u128) -> u128 {
     let (x, y) = (format.decode(a), format.decode(b));
     match (x.is_nan(), y.is_nan()) {
         (true, true) => return format.canonical_nan(),

@@ -12,8 +12,8 @@ use crate::{
     warp,
 };
 
-/// Instructions one thread may execute.
-const FUEL: u64 = 2_000_000;
+/// Instructions that all threads of a launch may execute together.
+const FUEL: u64 = 20_000_000;
 
 /// Instructions a thread executes before the next one has its turn.
 const SLICE: u32 = 10_000;
@@ -42,7 +42,6 @@ pub(crate) struct Thread {
     pub(crate) registers: HashMap<String, u128>,
     pub(crate) carry: bool,
     pub(crate) local: Vec<u8>,
-    fuel: u64,
 }
 
 /// What all threads see.
@@ -52,6 +51,7 @@ pub(crate) struct World<'a> {
     pub(crate) shared: Vec<u8>,
     pub(crate) constants: Vec<u8>,
     pub(crate) params: Vec<u8>,
+    fuel: u64,
 }
 
 impl World<'_> {
@@ -81,8 +81,14 @@ pub fn run(
     let given = buffers.len();
     buffers.push(program.globals.clone());
     let params = (0..given).flat_map(|index| buffer_address(index).to_le_bytes()).collect();
-    let mut world =
-        World { program: &program, buffers, shared: Vec::new(), constants: program.constants.clone(), params };
+    let mut world = World {
+        program: &program,
+        buffers,
+        shared: Vec::new(),
+        constants: program.constants.clone(),
+        params,
+        fuel: FUEL,
+    };
     let result = (0..blocks).try_for_each(|block| {
         world.shared = vec![0; program.shared_bytes as usize];
         run_block(&mut world, block, blocks, threads)
@@ -104,7 +110,6 @@ fn run_block(world: &mut World<'_>, block: u32, blocks: u32, count: u32) -> Resu
             registers: HashMap::new(),
             carry: false,
             local: vec![0; program.local_bytes as usize],
-            fuel: FUEL,
         })
         .collect();
     loop {
@@ -141,7 +146,7 @@ fn advance(world: &mut World<'_>, thread: &mut Thread) -> Result<(), OracleError
         thread.state = State::Exited;
         return Ok(());
     };
-    thread.fuel = thread.fuel.checked_sub(1).ok_or(OracleError::TooLong(FUEL))?;
+    world.fuel = world.fuel.checked_sub(1).ok_or(OracleError::TooLong(FUEL))?;
     if let Some(guard) = &step.instruction.guard {
         let holds = thread.registers.get(&guard.register).is_some_and(|value| value & 1 == 1);
         if holds == guard.negated {

@@ -1,13 +1,15 @@
 //! Contexts: creation, the stack of current ones of each thread, flags, limits, synchronisation.
 
-use super::clock::happening_at;
+use super::clock::{Clock, happening_at};
 use super::engine::Engine;
 use super::entry::{In, Out, entries};
+use super::memory::{Buffer, BufferKind};
 use super::state::{Kind, State, card, lock};
 use super::status::{Outcome, Status};
 use super::stream::StreamKind;
 use super::types::{ContextParams, ExecAffinity, Handle};
 use crate::card::Card;
+use crate::machine::Order;
 use crate::memory::Memory;
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -26,6 +28,8 @@ pub(super) struct Context {
     pub(super) shared_config: u32,
     pub(super) legacy_stream: Handle,
     pub(super) thread_streams: HashMap<ThreadId, Handle>,
+    /// What streams that have been destroyed had done or were still to do.
+    pub(super) ended_streams: Clock,
     /// Contexts whose memory may be used from this one.
     pub(super) peers: HashSet<Handle>,
 }
@@ -135,6 +139,7 @@ impl State {
                 shared_config: 0,
                 legacy_stream,
                 thread_streams: HashMap::new(),
+                ended_streams: Clock::default(),
                 peers: HashSet::new(),
             },
         );
@@ -167,11 +172,13 @@ pub(super) fn destroy(handle: Handle) -> Outcome {
     if state.contexts.remove(&handle).is_none() {
         return Ok(());
     }
+    state.join_streams_of(handle);
+    let order = state.host_order();
+    // Memory of graphs is the driver's to free, so it has not leaked.
+    state.free_buffers(&order, |buffer| buffer.context == handle && buffer.kind == BufferKind::Graph);
     if state.contexts.is_empty() {
         crate::monitor::host::leaks();
     }
-    state.join_streams_of(handle);
-    let order = state.host_order();
     state.streams.retain(|_, stream| stream.context != handle);
     state.events.retain(|_, event| event.context != handle);
     let modules: Vec<Handle> =
@@ -182,13 +189,7 @@ pub(super) fn destroy(handle: Handle) -> Outcome {
     for library in state.libraries.values_mut() {
         library.modules.remove(&handle);
     }
-    let buffers: Vec<u64> =
-        state.buffers.iter().filter(|(_, buffer)| buffer.context == handle).map(|(base, _)| *base).collect();
-    for base in buffers {
-        state.buffers.remove(&base);
-        // The allocation is in the table of buffers, so it exists; a failure would change nothing for the caller.
-        let _ = happening_at(&order, "destroying a context", true, || Memory::global().free(base));
-    }
+    state.free_buffers(&order, |buffer| buffer.context == handle);
     drop(state);
     crate::report::flush();
     Engine::global().forget(id);
@@ -209,12 +210,24 @@ pub(super) fn synchronize(handle: Handle) -> Outcome {
 }
 
 impl State {
+    fn free_buffers(&mut self, order: &Order, which: impl Fn(&Buffer) -> bool) {
+        let freed: Vec<u64> = self.buffers.iter().filter(|(_, buffer)| which(buffer)).map(|(base, _)| *base).collect();
+        for base in freed {
+            self.buffers.remove(&base);
+            // The allocation is in the table of buffers, so it exists; a failure would change nothing for the caller.
+            let _ = happening_at(order, "destroying a context", true, || Memory::global().free(base));
+        }
+    }
+
     /// The host knows now what all streams of the context have done.
     pub(super) fn join_streams_of(&mut self, context: Handle) {
         let clocks: Vec<_> = self.streams.values().filter(|stream| stream.context == context).collect();
         let mut joined = self.clock.clone();
         for stream in clocks {
             joined.join(&stream.clock);
+        }
+        if let Some(context) = self.contexts.get(&context) {
+            joined.join(&context.ended_streams);
         }
         self.clock = joined;
     }

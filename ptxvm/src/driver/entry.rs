@@ -160,7 +160,7 @@ impl<T> Out<T> {
         checked(self.0, name).map(|_| ())
     }
 
-    pub(super) fn is_null(self) -> bool {
+    pub(super) fn is_null(&self) -> bool {
         self.0.is_null()
     }
 

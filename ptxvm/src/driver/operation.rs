@@ -9,9 +9,9 @@ use super::status::{Failure, Status};
 use super::types::{FillNode, Handle, HostFunction, ValueOperation};
 use crate::machine::{Fault, FaultKind, KernelId, Launch, LoadedModule, Options, Order, run};
 use crate::memory::{Memory, MemoryError};
-use crate::settings::settings;
-use std::sync::Arc;
+use crate::settings::{Settings, settings};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 #[derive(Clone)]
 pub(super) enum Operation {
@@ -131,7 +131,6 @@ fn nothing() -> Work {
 
 impl KernelCall {
     fn launch(self, order: Order, label: &Label) -> Launch {
-        let settings = settings();
         Launch {
             module: self.module,
             kernel: self.kernel,
@@ -146,14 +145,18 @@ impl KernelCall {
             local_limit: self.local_limit,
             label: label.text("launch"),
             order,
-            options: Options {
-                threads: settings.threads,
-                seed: settings.seed,
-                checked: settings.checked,
-                ..Options::default()
-            },
+            options: options().clone(),
         }
     }
+}
+
+/// How every launch is run. Kept, since finding out how many processors there are takes longer than a small launch.
+fn options() -> &'static Options {
+    static OPTIONS: OnceLock<Options> = OnceLock::new();
+    OPTIONS.get_or_init(|| {
+        let Settings { threads, seed, checked, .. } = *settings();
+        Options { threads, seed, checked, ..Options::default() }
+    })
 }
 
 /// The error that a driver reports for a fault of a kernel.

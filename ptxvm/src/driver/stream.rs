@@ -400,7 +400,9 @@ fn destroy(handle: Handle) -> Outcome {
         let stream = state.stream(handle)?;
         (stream.context, stream.flags & NON_BLOCKING == 0)
     };
-    state.streams.remove(&handle);
+    if let Some(stream) = state.streams.remove(&handle) {
+        state.context(context)?.ended_streams.join(&stream.clock);
+    }
     if let (Some(last), true) = (last, blocking) {
         let legacy = state.context(context)?.legacy_stream;
         state.enqueue(legacy, &[last], |_| (None, Work::Always(Box::new(|_| ()))))?;

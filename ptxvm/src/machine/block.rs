@@ -19,15 +19,6 @@ pub(crate) struct Barrier {
     failing: u32,
 }
 
-/// What a `barrier.red` asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reduction {
-    None,
-    Count,
-    All,
-    Any,
-}
-
 /// A block under way.
 pub(crate) struct Block {
     pub(crate) index: [u32; 3],
@@ -112,6 +103,7 @@ impl Block {
     /// `block` must point to a live block that no other thread works on.
     pub(crate) unsafe fn round(block: *mut Self) -> Round {
         // References to the block end before a warp runs: operations reach the block through the warp's pointer.
+        // SAFETY: the caller's contract.
         let count = unsafe { (*block).order.len() };
         let (mut finished, mut busy, mut spinning) = (0, false, false);
         for turn in 0..count {
@@ -205,7 +197,7 @@ impl Block {
             // SAFETY: as in `any_runnable`.
             let warp = unsafe { &mut *warp };
             let mut fault = *warp.fault.take()?;
-            fault.place.get_or_insert_with(|| warp.place(fault.lane));
+            fault.place.get_or_insert_with(|| Box::new(warp.place(fault.lane)));
             Some(fault)
         })
     }
@@ -295,9 +287,9 @@ impl Warp {
             function: function.name.clone(),
             opcode: info.opcode.clone(),
             line: info.line,
-            source: info.source.map(|source| {
-                (running.program().files.get(&source.file).cloned().unwrap_or_default(), source.line)
-            }),
+            source: info
+                .source
+                .map(|source| (running.program().files.get(&source.file).cloned().unwrap_or_default(), source.line)),
             block,
             thread: [self.tid[0][lane], self.tid[1][lane], self.tid[2][lane]],
         }

@@ -37,7 +37,7 @@ pub struct Fault {
     /// The lane concerned; `None`: the lowest of the operation's.
     pub lane: Option<u32>,
     /// Kernel, PTX line, source line, block, thread; filled by the run loop.
-    pub place: Option<Place>,
+    pub place: Option<Box<Place>>,
 }
 
 /// Where something happened.

@@ -17,7 +17,7 @@ use std::{
 };
 
 /// Function addresses start here: what `mov` of a function's name gives, and indirect calls take.
-pub const FUNCTION_WINDOW: u64 = 4 << 48;
+pub(crate) const FUNCTION_WINDOW: u64 = 4 << 48;
 
 /// How a launch is run.
 #[derive(Clone, Debug)]
@@ -116,7 +116,7 @@ impl Launch {
 }
 
 /// A launch under way: what its blocks share.
-pub struct Running<'a> {
+pub(crate) struct Running<'a> {
     pub(crate) launch: &'a Launch,
     images: Vec<OnceLock<Vec<RegisterLine>>>,
     shared_offsets: HashMap<u32, u32>,
@@ -142,29 +142,29 @@ impl<'a> Running<'a> {
 
     /// The program.
     #[inline(always)]
-    pub fn program(&self) -> &Program {
+    pub(crate) fn program(&self) -> &Program {
         &self.launch.module.program
     }
 
     /// The parameter buffer.
     #[inline(always)]
-    pub fn params(&self) -> &[u8] {
+    pub(crate) fn params(&self) -> &[u8] {
         &self.launch.params
     }
 
     /// Whether the checks of checked mode are on.
     #[inline(always)]
-    pub fn checked(&self) -> bool {
+    pub(crate) fn checked(&self) -> bool {
         self.launch.options.checked
     }
 
     /// Bytes of local memory per thread at most.
-    pub fn local_limit(&self) -> u32 {
+    pub(crate) fn local_limit(&self) -> u32 {
         self.launch.local_limit
     }
 
     /// Bytes of shared memory per block, static and dynamic.
-    pub fn shared_bytes(&self) -> u32 {
+    pub(crate) fn shared_bytes(&self) -> u32 {
         if self.launch.dynamic_shared == 0 {
             return self.static_shared;
         }
@@ -174,7 +174,7 @@ impl<'a> Running<'a> {
     }
 
     /// The kernel's name.
-    pub fn kernel_name(&self) -> &str {
+    pub(crate) fn kernel_name(&self) -> &str {
         &self.program().functions[self.launch.kernel.0 as usize].name
     }
 
@@ -205,7 +205,7 @@ impl<'a> Running<'a> {
         let blocks = self.launch.blocks();
         let Some(mut seed) = self.launch.options.seed.filter(|_| blocks > 1) else { return turn };
         let shift = mix(&mut seed) % blocks;
-        let mut stride = mix(&mut seed) % blocks | 1;
+        let mut stride = (mix(&mut seed) % blocks) | 1;
         while gcd(stride, blocks) != 1 {
             stride += 2;
         }

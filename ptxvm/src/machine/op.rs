@@ -22,14 +22,14 @@ pub enum Flow {
 /// # Safety
 /// `op` must belong to the function whose frame is the warp's current one: its slots are offsets into that frame's
 /// registers, checked when the function was compiled.
-pub type Exec = unsafe fn(&mut Warp, &Op) -> Flow;
+pub(crate) type Exec = unsafe fn(&mut Warp, &Op) -> Flow;
 
 /// Where a value lives: a byte offset into the registers of the frame. While a function is being compiled it is the
 /// number of a virtual register or constant instead.
-pub type Slot = u32;
+pub(crate) type Slot = u32;
 
 /// No operand.
-pub const NO_SLOT: Slot = u32::MAX;
+pub(crate) const NO_SLOT: Slot = u32::MAX;
 
 /// One operation; a cache line.
 #[derive(Clone, Copy, Debug)]
@@ -132,7 +132,7 @@ fn detect() -> Tier {
 /// The body of an operation, without the tier it is compiled for.
 ///
 /// Implementations mark `run` `#[inline(always)]`, so that it takes on the features of the function it is put into.
-pub trait Body {
+pub(crate) trait Body {
     /// See [`Exec`].
     ///
     /// # Safety
@@ -160,7 +160,7 @@ unsafe fn avx512<B: Body>(warp: &mut Warp, op: &Op) -> Flow {
 }
 
 /// `B` compiled for the best tier of this machine.
-pub fn exec<B: Body>() -> Exec {
+pub(crate) fn exec<B: Body>() -> Exec {
     match tier() {
         Tier::Portable => portable::<B>,
         #[cfg(target_arch = "x86_64")]
@@ -176,9 +176,9 @@ pub fn exec<B: Body>() -> Exec {
 #[inline(always)]
 pub(crate) fn conjure<F: Copy>() -> F {
     const { assert!(size_of::<F>() == 0, "closures of operations must not capture") };
-    // SAFETY: F has no bytes, so there is none to be invalid; a value of it has been passed to the caller's caller, so
-    // the type is inhabited.
-    unsafe { std::mem::MaybeUninit::<F>::uninit().assume_init() }
+    // SAFETY: F has no bytes, like (); a value of it has been given to whoever made the operation, so the type is
+    // inhabited.
+    unsafe { std::mem::transmute_copy::<(), F>(&()) }
 }
 
 macro_rules! closure_bodies {

@@ -152,7 +152,7 @@ impl Grid<'_> {
             self.running.launch.blocks()
         );
         let mut fault = Fault::new(FaultKind::Deadlock, "deadlock", message);
-        fault.place = resident.front_mut().map(|block| block.some_place());
+        fault.place = resident.front_mut().map(|block| Box::new(block.some_place()));
         self.fail(Some(fault));
     }
 }

@@ -56,9 +56,4 @@ impl AllocationCache {
         self.next = (self.next + 1) % RANGES;
         Some(range)
     }
-
-    /// Forgets everything: for a warp that goes on to work for another device.
-    pub(crate) fn clear(&mut self) {
-        *self = Self::default();
-    }
 }

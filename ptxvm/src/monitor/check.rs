@@ -246,7 +246,7 @@ impl Checker {
             self.tell_conflicts(actor, access, extra);
         }
         if strong {
-            self.global_release(actor, access, &launch.pages, released);
+            self.global_release(actor, access, launch.pages, released);
         }
     }
 

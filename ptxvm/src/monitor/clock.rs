@@ -329,11 +329,6 @@ impl Location {
             }
         }
     }
-
-    /// Whether anything has been released here.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.narrow.is_none() && self.wide.is_none()
-    }
 }
 
 /// A strong access, as [`Location`] sees it.

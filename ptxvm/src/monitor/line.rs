@@ -58,10 +58,6 @@ impl Note {
         Self { source, block, clock, site, warp: warp as u8, lanes, writes, strong, mask }
     }
 
-    pub(crate) fn mask(&self) -> u128 {
-        u128::from(self.mask[0]) | u128::from(self.mask[1]) << 64
-    }
-
     fn same_access(&self, other: &Self) -> bool {
         Self { mask: other.mask, ..*self } == *other
     }

@@ -23,6 +23,8 @@ pub(crate) struct PageState {
     /// Bytes that have been written, a bit each, line by line.
     pub(crate) written: [u128; LINES],
     /// Released at the words (of 4 bytes) of the page.
+    // Boxed: few pages have any, and there are many pages.
+    #[allow(clippy::box_collection, reason = "a page without them should stay small")]
     pub(crate) locations: Option<Box<HashMap<u16, Location>>>,
 }
 

@@ -21,7 +21,7 @@ pub(crate) fn family(opcode: &str) -> Option<super::Decode> {
         "setp" | "set" => comparison,
         "selp" | "slct" => select::decode,
         "mov" => moves::decode,
-        "cvt" => convert::decode,
+        "cvt" => conversion,
         "vadd" | "vsub" | "vabsdiff" | "vmin" | "vmax" | "vshl" | "vshr" | "vmad" | "vset" | "vadd2" | "vsub2"
         | "vavrg2" | "vabsdiff2" | "vmin2" | "vmax2" | "vset2" | "vadd4" | "vsub4" | "vavrg4" | "vabsdiff4"
         | "vmin4" | "vmax4" | "vset4" => video,
@@ -50,6 +50,15 @@ fn real(i: &Instruction, b: &mut Builder<'_>) -> Result<(), CompileError> {
 
 fn comparison(i: &Instruction, b: &mut Builder<'_>) -> Result<(), CompileError> {
     compare::decode(&types_last(i), b)
+}
+
+fn conversion(i: &Instruction, b: &mut Builder<'_>) -> Result<(), CompileError> {
+    // Formats that are no types of registers stand last too: only what is known not to be one is moved.
+    let trailing = ["rn", "rz", "rm", "rp", "rni", "rzi", "rmi", "rpi", "ftz", "sat"];
+    match i.modifiers.last() {
+        Some(last) if trailing.contains(&last.as_str()) => convert::decode(&types_last(i), b),
+        _ => convert::decode(i, b),
+    }
 }
 
 /// Opcodes of several kinds of number.

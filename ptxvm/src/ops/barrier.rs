@@ -43,7 +43,8 @@ fn barrier() -> Exec {
             (id, count, (op.c != NO_SLOT).then(|| warp.predicate(op.c) ^ negate))
         };
         if id >= 16 || count % 32 != 0 {
-            let message = format!("barrier {id} with {count} threads: there are 16 barriers, and they count whole warps");
+            let message =
+                format!("barrier {id} with {count} threads: there are 16 barriers, and they count whole warps");
             return warp.raise(Fault::new(FaultKind::IllegalInstruction, "invalid-barrier", message));
         }
         let (waits, aligned) = (what != kind::ARRIVE, op.y & kind::ALIGNED != 0);

@@ -1,7 +1,10 @@
 //! Counting, finding and moving bits: `popc clz bfind fns brev bfe bfi bmsk szext dp4a dp2a prmt`.
 
 use crate::{
-    machine::op::{Exec, Flow, NO_SLOT, Op, free, map1, map2, map3},
+    machine::{
+        op::{Body, Exec, Flow, NO_SLOT, Op, exec, free, map1, map2, map3},
+        warp::Warp,
+    },
     program::{
         CompileError,
         builder::{Builder, Modifiers},
@@ -250,9 +253,12 @@ fn prmt(i: &Instruction, b: &mut Builder<'_>) -> Result<(), CompileError> {
     Ok(())
 }
 
-/// `prmt` with the selector `imm`, the same for all lanes.
-fn constant_permute() -> Exec {
-    free(|warp, op| {
+/// The body of [`constant_permute`].
+struct ConstantPermute;
+
+impl Body for ConstantPermute {
+    #[inline(always)]
+    unsafe fn run(warp: &mut Warp, op: &Op) -> Flow {
         let selector = op.imm as u32;
         // SAFETY: the decoder made the slots for 32-bit words.
         unsafe {
@@ -275,7 +281,12 @@ fn constant_permute() -> Exec {
             warp.write::<u32>(op.d, &result);
         }
         Flow::Next
-    })
+    }
+}
+
+/// `prmt` with the selector `imm`, the same for all lanes.
+fn constant_permute() -> Exec {
+    exec::<ConstantPermute>()
 }
 
 /// Every opcode named above.

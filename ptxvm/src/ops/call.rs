@@ -8,6 +8,7 @@ use crate::{
         op::{Exec, Flow, Op, free},
         warp::{Frame, Warp},
     },
+    monitor::{Access, AccessKind, AccessSpace, Ordering},
     program::{
         CallSite, CompileError, Formal,
         builder::{Builder, Modifiers},
@@ -116,6 +117,25 @@ impl Warp {
                 let bytes = self.read_formal(from.0, from.1, lane);
                 self.write_formal(to.0, to.1, lane, &bytes);
             }
+        }
+        if let Formal::Frame { offset, bytes } = to.1
+            && let Some(monitor) = self.monitor()
+        {
+            // A parameter that is passed on is written, whatever lanes read of it before.
+            let start = u64::from(self.frames[to.0 as usize].local_base + offset);
+            let mask = std::mem::replace(&mut self.mask, lanes);
+            let op = &self.function().ops[(self.pc as usize).min(self.function().ops.len() - 1)];
+            let access = Access {
+                space: AccessSpace::Local,
+                kind: AccessKind::Write,
+                bytes,
+                mask: lanes,
+                addresses: &[start; 32],
+                ordering: Ordering::default(),
+                instruction: op.instruction,
+            };
+            monitor.access(self, &access);
+            self.mask = mask;
         }
     }
 

@@ -174,4 +174,3 @@ pub(crate) fn decode(i: &Instruction, b: &mut Builder<'_>) -> Result<(), Compile
     }
     Ok(())
 }
-

@@ -46,10 +46,7 @@ limb!(u32 u64);
 
 /// `d = a + b + carry`. `x`: bit 0, a carry comes in from `c`; bit 1, `b` is subtracted: its complement is added, and the
 /// carry is the borrow turned round; bit 2, the carry goes out to `wide[0]`.
-fn carrying<T: Limb>() -> Exec
-where
-    T::Stored: Default,
-{
+fn carrying<T: Limb>() -> Exec {
     free(|warp, op| {
         let [comes_in, subtracts, goes_out] = [0, 1, 2].map(|bit| op.x >> bit & 1 != 0);
         // SAFETY: the decoder made the slots for this type, `c` and `wide[0]` for predicates.

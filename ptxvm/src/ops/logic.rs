@@ -1,7 +1,10 @@
 //! `and or xor not cnot lop3 shl shr shf`, over words and predicates.
 
 use crate::{
-    machine::op::{Exec, Flow, Op, Slot, free, map1, map2, map3},
+    machine::{
+        op::{Body, Exec, Flow, Op, Slot, exec, free, map1, map2, map3},
+        warp::Warp,
+    },
     program::{
         CompileError,
         builder::{Builder, Modifiers},
@@ -66,9 +69,12 @@ fn decode_predicates(i: &Instruction, b: &mut Builder<'_>) -> Result<(), Compile
     Ok(())
 }
 
-/// `lop3` by the table of `imm`: eight bits, chosen by the three sources' bits.
-fn any_table() -> Exec {
-    free(|warp, op| {
+/// The body of [`any_table`].
+struct AnyTable;
+
+impl Body for AnyTable {
+    #[inline(always)]
+    unsafe fn run(warp: &mut Warp, op: &Op) -> Flow {
         let bit = |k: u32| (op.imm as u32 >> k & 1).wrapping_neg();
         let table: [u32; 8] = [bit(0), bit(1), bit(2), bit(3), bit(4), bit(5), bit(6), bit(7)];
         // Selected by c first: where c is set the second of each pair.
@@ -91,7 +97,12 @@ fn any_table() -> Exec {
             warp.write::<u32>(op.d, &result);
         }
         Flow::Next
-    })
+    }
+}
+
+/// `lop3` by the table of `imm`: eight bits, chosen by the three sources' bits.
+fn any_table() -> Exec {
+    exec::<AnyTable>()
 }
 
 fn table(lut: u8) -> Exec {
@@ -177,13 +188,13 @@ fn nonzero_with<F: Fn(u32, u32) -> u32 + Copy>(_: F) -> Exec {
 /// `hi:lo` moved left, the upper word.
 #[inline(always)]
 fn funnel_left(low: u32, high: u32, count: u32) -> u32 {
-    if count == 0 { high } else { high << (count & 31) | low >> (32 - count & 31) }
+    if count == 0 { high } else { high << (count & 31) | low >> ((32 - count) & 31) }
 }
 
 /// `hi:lo` moved right, the lower word.
 #[inline(always)]
 fn funnel_right(low: u32, high: u32, count: u32) -> u32 {
-    if count == 0 { low } else { low >> (count & 31) | high << (32 - count & 31) }
+    if count == 0 { low } else { low >> (count & 31) | high << ((32 - count) & 31) }
 }
 
 fn funnel(i: &Instruction, b: &mut Builder<'_>) -> Result<(), CompileError> {

@@ -7,7 +7,7 @@ use crate::{
 };
 
 /// The decoder of an opcode, if it belongs to memory.
-pub(crate) fn family(opcode: &str) -> Option<fn(&Instruction, &mut Builder<'_>) -> Result<(), CompileError>> {
+pub(crate) fn family(opcode: &str) -> Option<super::Decode> {
     Some(match opcode {
         "ld" | "ldu" => memory::decode_load,
         "st" => memory::decode_store,

@@ -7,7 +7,8 @@ use super::float::{
 use crate::{
     machine::{
         lanes::Lane,
-        op::{Exec, Flow, Op, free, map1, map3},
+        op::{Body, Exec, Flow, Op, exec, map1, map3},
+        warp::Warp,
     },
     program::{
         CompileError,
@@ -16,9 +17,12 @@ use crate::{
     ptx::ast::{Instruction, Type},
 };
 
-/// `d = c ? a : b` for a predicate `c`, negated if `x` is 1.
-pub(crate) fn select<T: Lane>() -> Exec {
-    free(|warp, op| {
+/// The body of [`select`]: a type of its own, so that it takes on the features of the instruction set it is made for.
+struct Select<T>(std::marker::PhantomData<T>);
+
+impl<T: Lane> Body for Select<T> {
+    #[inline(always)]
+    unsafe fn run(warp: &mut Warp, op: &Op) -> Flow {
         // SAFETY: the decoder made `c` for a predicate and the others for this type.
         unsafe {
             let chosen = warp.predicate(op.c) ^ op.x.wrapping_neg();
@@ -30,7 +34,12 @@ pub(crate) fn select<T: Lane>() -> Exec {
             warp.write::<T>(op.d, &result);
         }
         Flow::Next
-    })
+    }
+}
+
+/// `d = c ? a : b` for a predicate `c`, negated if `x` is 1.
+pub(crate) fn select<T: Lane>() -> Exec {
+    exec::<Select<T>>()
 }
 
 fn is_word(ty: Type) -> bool {

@@ -92,8 +92,9 @@ impl Warp {
         while let Some(start) = rest.find('%') {
             out.push_str(&rest[..start]);
             rest = &rest[start + 1..];
-            let Some(end) = rest.find(|c: char| c.is_ascii_alphabetic() && !matches!(c, 'h' | 'l' | 'L' | 'q' | 'j' | 'z' | 't') || c == '%')
-            else {
+            let Some(end) = rest.find(|c: char| {
+                c.is_ascii_alphabetic() && !matches!(c, 'h' | 'l' | 'L' | 'q' | 'j' | 'z' | 't') || c == '%'
+            }) else {
                 out.push('%');
                 break;
             };
@@ -176,7 +177,11 @@ fn assertion() -> Exec {
             };
             let (what, file, function) = (text(warp, 0), text(warp, 1), text(warp, 3));
             let line = warp.argument(site, 2, lane) as u32;
-            Err(Fault::new(FaultKind::Assert, "assert", format!("{file}:{line}: {function}: assertion `{what}` failed")))
+            Err(Fault::new(
+                FaultKind::Assert,
+                "assert",
+                format!("{file}:{line}: {function}: assertion `{what}` failed"),
+            ))
         })
     })
 }
@@ -217,7 +222,9 @@ pub(super) fn call(i: &Instruction, call: &Call, b: &mut Builder<'_>) -> Result<
         "__assertfail" => (assertion(), 5),
         "malloc" => (heap_allocate(), 1),
         "free" => (heap_free(), 1),
-        other => return Err(b.error(i, format!("`{other}` is defined in no module, and is none of the device library"))),
+        other => {
+            return Err(b.error(i, format!("`{other}` is defined in no module, and is none of the device library")));
+        }
     };
     if call.arguments.len() != arguments {
         return Err(b.error(i, format!("found {} arguments, expected {arguments}", call.arguments.len())));
@@ -293,7 +300,8 @@ mod printf {
         let width = width.unsigned_abs() as usize;
         let (sign, digits) = match value {
             Value::Text(text) => {
-                let cut = precision.map_or(text.len(), |most| text.char_indices().nth(most).map_or(text.len(), |(at, _)| at));
+                let cut =
+                    precision.map_or(text.len(), |most| text.char_indices().nth(most).map_or(text.len(), |(at, _)| at));
                 (String::new(), text[..cut].to_owned())
             }
             Value::Pointer(address) => (String::new(), format!("{address:#x}")),

@@ -38,7 +38,8 @@ pub(super) fn tell_members(warp: &mut Warp, slot: Slot, memory: bool) {
     let (all, mut left) = (warp.mask, warp.mask);
     while left != 0 {
         let members = masks[left.trailing_zeros() as usize];
-        let group = (0..32).filter(|&lane| left >> lane & 1 != 0 && masks[lane] == members).fold(0, |g, lane| g | 1 << lane);
+        let group =
+            (0..32).filter(|&lane| left >> lane & 1 != 0 && masks[lane] == members).fold(0, |g, lane| g | 1 << lane);
         warp.mask = group;
         if let Some(monitor) = warp.monitor() {
             monitor.warp_sync(warp, members, memory);
@@ -132,7 +133,8 @@ fn by_group(warp: &mut Warp, slot: Slot, mut f: impl FnMut(&mut Warp, u32)) {
     let (all, mut left) = (warp.mask, warp.mask);
     while left != 0 {
         let members = masks[left.trailing_zeros() as usize];
-        let group = (0..32).filter(|&lane| left >> lane & 1 != 0 && masks[lane] == members).fold(0, |g, lane| g | 1 << lane);
+        let group =
+            (0..32).filter(|&lane| left >> lane & 1 != 0 && masks[lane] == members).fold(0, |g, lane| g | 1 << lane);
         warp.mask = group;
         f(warp, group);
         left &= !group;
@@ -170,13 +172,12 @@ fn matches() -> Exec {
             by_group(warp, op.b, |warp, group| {
                 // SAFETY: `a` is a slot of `x` bits, `d` a 32-bit slot, the predicate a predicate slot.
                 unsafe {
-                    let value: [u64; 32] = if op.x == 64 {
-                        *warp.lanes::<u64>(op.a)
-                    } else {
-                        warp.lanes::<u32>(op.a).map(u64::from)
-                    };
+                    let value: [u64; 32] =
+                        if op.x == 64 { *warp.lanes::<u64>(op.a) } else { warp.lanes::<u32>(op.a).map(u64::from) };
                     let equal = |lane: usize| {
-                        (0..32).filter(|&k| group >> k & 1 != 0 && value[k] == value[lane]).fold(0u32, |m, k| m | 1 << k)
+                        (0..32)
+                            .filter(|&k| group >> k & 1 != 0 && value[k] == value[lane])
+                            .fold(0u32, |m, k| m | 1 << k)
                     };
                     if op.y != 0 {
                         let all = equal(group.trailing_zeros() as usize) == group;
@@ -194,8 +195,21 @@ fn matches() -> Exec {
     })
 }
 
-/// `redux`: combines `a` over the members (`b`).
-fn reduce<T: crate::machine::lanes::Lane<Stored = u32>, F: Fn(T, T) -> T + Copy>(_: F) -> Exec {
+/// `redux` of integers: combines `a` over the members (`b`).
+fn reduce<T: crate::machine::lanes::Lane<Stored = u32>, F: Fn(T, T) -> T + Copy>(combine: F) -> Exec {
+    reduction::<T, F, false>(combine)
+}
+
+/// `redux` of f32: the first value is combined with itself, so that one member alone gives what the modifiers say too.
+fn reduce_floats<F: Fn(f32, f32) -> f32 + Copy>(combine: F) -> Exec {
+    reduction::<f32, F, true>(combine)
+}
+
+fn reduction<T, F, const FIRST_TWICE: bool>(_: F) -> Exec
+where
+    T: crate::machine::lanes::Lane<Stored = u32>,
+    F: Fn(T, T) -> T + Copy,
+{
     free(|warp, op| {
         let combine = crate::machine::op::conjure::<F>();
         together(warp, op.b, |warp| {
@@ -205,7 +219,8 @@ fn reduce<T: crate::machine::lanes::Lane<Stored = u32>, F: Fn(T, T) -> T + Copy>
                     let values = warp.lanes::<T>(op.a);
                     let mut lanes = (0..32).filter(|&lane| group >> lane & 1 != 0).map(|lane| T::load(values[lane]));
                     if let Some(first) = lanes.next() {
-                        let result = lanes.fold(first, combine);
+                        let start = if FIRST_TWICE { combine(first, first) } else { first };
+                        let result = lanes.fold(start, combine);
                         warp.write::<T>(op.d, &[result.store(); 32]);
                     }
                 }
@@ -342,12 +357,14 @@ pub(crate) fn decode(i: &Instruction, b: &mut Builder<'_>) -> Result<(), Compile
                 (Some("and"), Some(Type::B32), false, false) => reduce(|a: u32, b: u32| a & b),
                 (Some("or"), Some(Type::B32), false, false) => reduce(|a: u32, b: u32| a | b),
                 (Some("xor"), Some(Type::B32), false, false) => reduce(|a: u32, b: u32| a ^ b),
-                (Some("min"), Some(Type::F32), false, false) => reduce(|a: f32, b: f32| least(a, b, false)),
-                (Some("max"), Some(Type::F32), false, false) => reduce(|a: f32, b: f32| -least(-a, -b, false)),
-                (Some("min"), Some(Type::F32), false, true) => reduce(|a: f32, b: f32| least(a, b, true)),
-                (Some("max"), Some(Type::F32), false, true) => reduce(|a: f32, b: f32| most(a, b)),
-                (Some("min"), Some(Type::F32), true, false) => reduce(|a: f32, b: f32| least(a.abs(), b.abs(), false)),
-                (Some("max"), Some(Type::F32), true, false) => reduce(|a: f32, b: f32| -least(-a.abs(), -b.abs(), false)),
+                (Some("min"), Some(Type::F32), false, false) => reduce_floats(extreme::<true, false, false>),
+                (Some("min"), Some(Type::F32), false, true) => reduce_floats(extreme::<true, false, true>),
+                (Some("min"), Some(Type::F32), true, false) => reduce_floats(extreme::<true, true, false>),
+                (Some("min"), Some(Type::F32), true, true) => reduce_floats(extreme::<true, true, true>),
+                (Some("max"), Some(Type::F32), false, false) => reduce_floats(extreme::<false, false, false>),
+                (Some("max"), Some(Type::F32), false, true) => reduce_floats(extreme::<false, false, true>),
+                (Some("max"), Some(Type::F32), true, false) => reduce_floats(extreme::<false, true, false>),
+                (Some("max"), Some(Type::F32), true, true) => reduce_floats(extreme::<false, true, true>),
                 _ => return Err(b.unknown(i)),
             };
             let mut op = Op::new(exec);
@@ -373,24 +390,18 @@ pub(crate) fn decode(i: &Instruction, b: &mut Builder<'_>) -> Result<(), Compile
     Ok(())
 }
 
-/// The smaller, −0 below +0; of a number and a NaN the number, or with `nan` the canonical NaN.
-fn least(a: f32, b: f32, nan: bool) -> f32 {
+/// The smaller or larger, −0 below +0; of a number and a NaN the number, or with `NAN` the canonical NaN.
+fn extreme<const LEAST: bool, const ABSOLUTE: bool, const NAN: bool>(a: f32, b: f32) -> f32 {
+    let canonical = f32::from_bits(0x7fff_ffff);
+    let (a, b) = if ABSOLUTE { (a.abs(), b.abs()) } else { (a, b) };
     match (a.is_nan(), b.is_nan()) {
-        (true, true) => f32::from_bits(0x7fff_ffff),
-        (true, _) | (_, true) if nan => f32::from_bits(0x7fff_ffff),
-        (true, _) => b,
-        (_, true) => a,
-        _ if a == b => f32::from_bits(a.to_bits() | b.to_bits() & 0x8000_0000),
-        _ => {
-            if a < b {
-                a
-            } else {
-                b
-            }
+        (true, true) => canonical,
+        (true, false) | (false, true) if NAN => canonical,
+        (true, false) => b,
+        (false, true) => a,
+        (false, false) => {
+            let first_is_less = if a == b { a.is_sign_negative() } else { a < b };
+            if first_is_less == LEAST { a } else { b }
         }
     }
-}
-
-fn most(a: f32, b: f32) -> f32 {
-    if a.is_nan() || b.is_nan() { f32::from_bits(0x7fff_ffff) } else { -least(-a, -b, false) }
 }

@@ -23,7 +23,6 @@ pub(crate) enum Place {
 /// The function being compiled.
 pub(crate) struct Builder<'a> {
     pub(crate) module: &'a ModuleSymbols,
-    pub(crate) is_kernel: bool,
     pub(crate) function: &'a str,
     pub(crate) scopes: Vec<HashMap<String, Symbol>>,
     pub(crate) values: Vec<Value>,
@@ -40,10 +39,9 @@ pub(crate) struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    pub(super) fn new(module: &'a ModuleSymbols, function: &'a str, is_kernel: bool) -> Self {
+    pub(super) fn new(module: &'a ModuleSymbols, function: &'a str) -> Self {
         Self {
             module,
-            is_kernel,
             function,
             scopes: vec![HashMap::new()],
             values: Vec::new(),
@@ -83,16 +81,6 @@ impl<'a> Builder<'a> {
         instruction.operands.as_slice().try_into().map_err(|_| {
             self.error(instruction, format!("found {} operands, expected {N}", instruction.operands.len()))
         })
-    }
-
-    /// The PTX version of the module, 83 for 8.3.
-    pub(crate) fn version(&self) -> u32 {
-        self.module.version
-    }
-
-    /// The architecture of `.target`, 80 for `sm_80`.
-    pub(crate) fn target(&self) -> u32 {
-        self.module.target
     }
 
     pub(crate) fn lookup(&self, name: &str) -> Option<&Symbol> {
@@ -184,7 +172,9 @@ impl<'a> Builder<'a> {
         match operand {
             Operand::Name(name) => match self.symbol(i, name)? {
                 Symbol::Register { slot, ty } => Ok((slot, ty)),
-                Symbol::Vector { .. } => Err(self.error(i, format!("`{name}` is a vector register, expected a scalar"))),
+                Symbol::Vector { .. } => {
+                    Err(self.error(i, format!("`{name}` is a vector register, expected a scalar")))
+                }
                 other => self.address_constant(i, &other, name, 0).map(|slot| (slot, Type::B64)),
             },
             Operand::Offset { name, offset } => {

@@ -51,7 +51,8 @@ pub(super) fn program(texts: &[&str], modules: &[Module]) -> Result<Program, Com
     }
 
     // Function-scope variables of module-wide spaces are added behind the module's own while functions are compiled.
-    let mut extra = ModuleSymbols { variables: symbols.variables.clone(), shared: symbols.shared.clone(), ..Default::default() };
+    let mut extra =
+        ModuleSymbols { variables: symbols.variables.clone(), shared: symbols.shared.clone(), ..Default::default() };
     let functions = bodies
         .iter()
         .map(|function| compile_function(function, &symbols, &mut extra))
@@ -65,7 +66,8 @@ pub(super) fn program(texts: &[&str], modules: &[Module]) -> Result<Program, Com
         shared: extra.shared,
         functions,
     };
-    let const_bytes = program.variables.iter().filter(|variable| variable.is_const).map(|variable| variable.bytes).sum::<u64>();
+    let const_bytes =
+        program.variables.iter().filter(|variable| variable.is_const).map(|variable| variable.bytes).sum::<u64>();
     for number in 0..program.functions.len() {
         let (_, static_shared) = program.shared_layout(number as u32);
         if let Some(info) = &mut program.functions[number].info {
@@ -124,7 +126,7 @@ fn compile_function(
     symbols: &ModuleSymbols,
     extra: &mut ModuleSymbols,
 ) -> Result<FunctionCode, CompileError> {
-    let mut builder = Builder::new(symbols, &function.name, function.is_kernel);
+    let mut builder = Builder::new(symbols, &function.name);
     let mut info = None;
     let (mut params, mut returns) = (Vec::new(), Vec::new());
     if function.is_kernel {
@@ -362,7 +364,8 @@ impl Program {
         while at < list.len() {
             let function = &self.functions[list[at] as usize];
             let all = if function.calls_indirectly { 0..self.functions.len() as u32 } else { 0..0 };
-            for callee in function.callees.iter().copied().chain(all.filter(|&f| !self.functions[f as usize].is_kernel)) {
+            for callee in function.callees.iter().copied().chain(all.filter(|&f| !self.functions[f as usize].is_kernel))
+            {
                 if !list.contains(&callee) {
                     list.push(callee);
                 }

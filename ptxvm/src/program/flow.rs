@@ -106,11 +106,8 @@ impl Flow {
             for &block in order.iter().rev().filter(|block| **block != exit) {
                 let mut candidate = usize::MAX;
                 for &target in next[block].iter().filter(|target| dominator[**target] != usize::MAX) {
-                    candidate = if candidate == usize::MAX {
-                        target
-                    } else {
-                        meet(candidate, target, &dominator, &rank)
-                    };
+                    candidate =
+                        if candidate == usize::MAX { target } else { meet(candidate, target, &dominator, &rank) };
                 }
                 if candidate != usize::MAX && dominator[block] != candidate {
                     dominator[block] = candidate;
@@ -160,11 +157,8 @@ pub(super) fn lay_out(builder: &mut Builder<'_>, flow: &Flow) -> (Vec<Draft>, Ve
             at += if draft.control == Control::Call { 2 } else { 1 };
         }
     }
-    let tables = builder
-        .tables
-        .iter()
-        .map(|labels| labels.iter().map(|label| position[flow.labels[label]]).collect())
-        .collect();
+    let tables =
+        builder.tables.iter().map(|labels| labels.iter().map(|label| position[flow.labels[label]]).collect()).collect();
 
     let marker = Draft {
         op: crate::machine::op::Op::new(crate::ops::control::join()),

@@ -53,11 +53,20 @@ pub enum ProgramError {
 pub(crate) enum Constant {
     Bits(u128),
     /// Address of a `.global` or `.const` variable (generic and own space are the same).
-    Variable { index: u32, offset: i64 },
+    Variable {
+        index: u32,
+        offset: i64,
+    },
     /// Address of a `.shared` variable.
-    Shared { index: u32, offset: i64, generic: bool },
+    Shared {
+        index: u32,
+        offset: i64,
+        generic: bool,
+    },
     /// A function's address: what indirect calls take.
-    Function { index: u32 },
+    Function {
+        index: u32,
+    },
 }
 
 /// A module, compiled; independent of devices.

@@ -9,16 +9,27 @@ use std::collections::HashMap;
 /// What a name stands for.
 #[derive(Clone, Debug)]
 pub(crate) enum Symbol {
-    Register { slot: Slot, ty: Type },
-    Vector { slots: Vec<Slot>, ty: Type },
+    Register {
+        slot: Slot,
+        ty: Type,
+    },
+    Vector {
+        slots: Vec<Slot>,
+        ty: Type,
+    },
     /// A shared variable: index into [`ModuleSymbols::shared`] (function scope ones are there too).
     Shared(u32),
     /// A `.global` or `.const` variable: index into [`ModuleSymbols::variables`].
     Variable(u32),
     /// A byte offset into a kernel's parameters.
-    KernelParam { offset: u32 },
+    KernelParam {
+        offset: u32,
+    },
     /// Bytes of the frame's local memory.
-    Frame { offset: u32, bytes: u32 },
+    Frame {
+        offset: u32,
+        bytes: u32,
+    },
     Label(super::draft::Label),
     /// A `.branchtargets` list.
     Targets(Vec<String>),

@@ -19,11 +19,11 @@ pub(super) fn declaration_error(variable: &Variable, function: &str, reason: imp
 }
 
 fn small(variable: &Variable, function: &str, what: &str) -> Result<u32, CompileError> {
-    let bytes = variable.bytes().ok_or_else(|| declaration_error(variable, function, "an array needs its size here"))?;
-    u32::try_from(bytes)
-        .ok()
-        .filter(|bytes| *bytes <= 1 << 24)
-        .ok_or_else(|| declaration_error(variable, function, format!("{bytes} bytes of {what} are more than there are")))
+    let bytes =
+        variable.bytes().ok_or_else(|| declaration_error(variable, function, "an array needs its size here"))?;
+    u32::try_from(bytes).ok().filter(|bytes| *bytes <= 1 << 24).ok_or_else(|| {
+        declaration_error(variable, function, format!("{bytes} bytes of {what} are more than there are"))
+    })
 }
 
 /// Puts a module-scope variable, or a function-scope one of the same spaces, into the module's lists.
@@ -36,7 +36,12 @@ pub(super) fn module_symbol(
         Space::Shared => {
             let is_dynamic = variable.linkage == Linkage::Extern;
             let bytes = if is_dynamic { 0 } else { small(variable, function, "shared memory")? };
-            symbols.shared.push(SharedVariable { name: variable.name.clone(), bytes, align: variable.align, is_dynamic });
+            symbols.shared.push(SharedVariable {
+                name: variable.name.clone(),
+                bytes,
+                align: variable.align,
+                is_dynamic,
+            });
             Ok(Symbol::Shared((symbols.shared.len() - 1) as u32))
         }
         Space::Global | Space::Const => {
@@ -155,7 +160,11 @@ impl Builder<'_> {
                         (0..count).map(|number| format!("{}{number}", variable.name)).collect()
                     }
                     Some(count) => {
-                        return Err(declaration_error(variable, self.function, format!("{count} registers are too many")));
+                        return Err(declaration_error(
+                            variable,
+                            self.function,
+                            format!("{count} registers are too many"),
+                        ));
                     }
                     None => vec![variable.name.clone()],
                 };

@@ -104,9 +104,13 @@ pub enum Type {
 /// A variable, in any space, at module, function or block scope. Registers are variables of space [`Space::Register`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Variable {
+    /// Its name; the stem of the names where there is a `count`.
     pub name: String,
+    /// Who sees it.
     pub linkage: Linkage,
+    /// Where it lies.
     pub space: Space,
+    /// Type of an element.
     pub ty: Type,
     /// 1, 2 or 4 (`.v2`, `.v4`).
     pub vector: u32,
@@ -122,18 +126,22 @@ pub struct Variable {
     pub pointer: Option<PointerAttribute>,
     /// `.attribute(.managed)`.
     pub managed: bool,
+    /// Line in the PTX text, from 1.
     pub line: u32,
 }
 
 /// `.ptr{.space}{.align n}` on a kernel parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PointerAttribute {
+    /// The space it points to; `None`: generic.
     pub space: Option<Space>,
+    /// Alignment of what it points to, in bytes.
     pub align: u32,
 }
 
 /// One element of an initialiser.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "the fields of the variants are named by what they hold")]
 pub enum Initial {
     /// An integer constant expression, already evaluated.
     Integer(i128),
@@ -176,7 +184,9 @@ impl Float {
 /// A `.entry` or `.func`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Function {
+    /// Its name.
     pub name: String,
+    /// Who sees it.
     pub linkage: Linkage,
     /// `.entry`.
     pub is_kernel: bool,
@@ -198,17 +208,20 @@ pub struct Function {
     pub other_directives: Vec<String>,
     /// `None`: a declaration.
     pub body: Option<Block>,
+    /// Line in the PTX text, from 1.
     pub line: u32,
 }
 
 /// `{ … }`. Registers, variables and labels declared inside are seen inside only.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Block {
+    /// In the order of the text.
     pub statements: Vec<Statement>,
 }
 
 /// What stands in a block.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "the fields of the variants are named by what they hold")]
 pub enum Statement {
     /// `.reg`, `.local`, `.shared`, `.param`, … declarations.
     Variable(Variable),
@@ -233,14 +246,18 @@ pub enum Statement {
 /// A position in the CUDA source, from `.loc`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SourceLine {
+    /// Index of a `.file`.
     pub file: u32,
+    /// Line, from 1.
     pub line: u32,
+    /// Column, from 1; 0 where it is unknown.
     pub column: u32,
 }
 
 /// `@{!}p opcode.modifier.modifier operand, operand;`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Instruction {
+    /// The predicate it runs under.
     pub guard: Option<Guard>,
     /// The part before the first dot: `mad` of `mad.lo.s32`.
     pub opcode: String,
@@ -259,16 +276,20 @@ pub struct Instruction {
 /// `@p` or `@!p`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Guard {
+    /// The predicate register.
     pub register: String,
+    /// `@!p`.
     pub negated: bool,
 }
 
 /// `call{.uni} (returns), target, (arguments), prototype-or-targets;`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Call {
+    /// Where results go.
     pub returns: Vec<Operand>,
     /// A function's name, or a register for an indirect call.
     pub target: String,
+    /// What it is given.
     pub arguments: Vec<Operand>,
     /// The label of a `.callprototype` or `.calltargets`.
     pub prototype: Option<String>,
@@ -276,6 +297,7 @@ pub struct Call {
 
 /// An operand as written. Names are not resolved: a register, a variable, a label and a special register look alike.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "the fields of the variants are named by what they hold")]
 pub enum Operand {
     /// `%r1`, `variable`, `$L__BB0_2`, `%tid.x`, `%clock64`, `_` (a sink), `WARP_SZ` is parsed as an integer.
     Name(String),
@@ -300,8 +322,11 @@ pub enum Operand {
 /// `[base+offset]`, `[variable+offset]`, `[immediate]`; a tensor operand `[map, {x, y}]` keeps its extra parts in `rest`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Address {
+    /// Where it starts.
     pub base: AddressBase,
+    /// Bytes added.
     pub offset: i64,
+    /// Further parts (tensor coordinates).
     pub rest: Vec<Operand>,
 }
 

@@ -18,7 +18,7 @@ pub fn render(finding: &Finding, colours: bool) -> String {
     let mut out = String::new();
     let head = paint(RED, &format!("ptxvm: {}", finding.kind));
     let _ = writeln!(out, "{head}: {}", paint(BOLD, &finding.message));
-    let mut place = |out: &mut String, what: &str, spot: &Spot| {
+    let place = |out: &mut String, what: &str, spot: &Spot| {
         let arrow = paint(BLUE, "-->");
         let _ = writeln!(out, "{:width$}{arrow} {what}{}", "", describe(spot));
         if let Some((_, line)) = &spot.source

@@ -161,7 +161,9 @@ impl Argument {
                             Fill::Iota => at as f64,
                             Fill::Value(value) => *value,
                             Fill::Random => {
-                                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                                state = state
+                                    .wrapping_mul(6_364_136_223_846_793_005)
+                                    .wrapping_add(1_442_695_040_888_963_407);
                                 (state >> 40) as f64 / (1u64 << 23) as f64 - 1.0
                             }
                             Fill::Zero | Fill::File(_) => 0.0,

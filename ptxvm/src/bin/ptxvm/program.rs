@@ -45,7 +45,8 @@ pub(crate) fn library_folder(given: Option<&Path>) -> Result<PathBuf, Failure> {
     let places = [folder.to_owned(), folder.join("ptxvm"), folder.join("../ptxvm"), folder.join("../lib")];
     places.iter().find(|place| holds(place)).cloned().ok_or_else(|| {
         let place = folder.display();
-        format!("no libcuda.so.1 near {place}: build it with `cargo xtask ptxvm`, or name its folder with --library").into()
+        format!("no libcuda.so.1 near {place}: build it with `cargo xtask ptxvm`, or name its folder with --library")
+            .into()
     })
 }
 

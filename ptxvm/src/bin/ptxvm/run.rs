@@ -4,7 +4,9 @@ use crate::{Compiler, Failure, Mode, arguments::Argument, nvrtc::Nvrtc};
 use clap::Args;
 use ptxvm::{
     machine::{Launch, LoadedModule, run as launch_kernel},
+    monitor::{Modes, set_modes},
     program::{KernelInfo, Program},
+    report::Findings,
 };
 use std::{
     path::{Path, PathBuf},
@@ -108,19 +110,7 @@ fn describe(kernel: &KernelInfo) -> String {
 }
 
 pub(crate) fn run(command: &Run) -> Result<ExitCode, Failure> {
-    // The modes are the process's, read from the environment by whoever watches.
-    let mode = match command.mode {
-        Mode::Fast => "fast",
-        Mode::Checked => "checked",
-        Mode::Profile => "profile",
-    };
-    // SAFETY: no other thread runs yet.
-    unsafe {
-        std::env::set_var("PTXVM_MODE", mode);
-        if let Some(seed) = command.seed {
-            std::env::set_var("PTXVM_SEED", seed.to_string());
-        }
-    }
+    set_modes(Modes { checked: command.mode == Mode::Checked, profile: command.mode == Mode::Profile });
     let program = Arc::new(program_of(&command.file, &command.compiler)?);
     let names: Vec<_> = program.kernels().map(|kernel| kernel.name.clone()).collect();
     let name = match (&command.kernel, names.as_slice()) {
@@ -129,12 +119,16 @@ pub(crate) fn run(command: &Run) -> Result<ExitCode, Failure> {
         (None, _) => return Err(format!("name one of the kernels with --kernel: {}", names.join(", ")).into()),
     };
     let module = LoadedModule::load(program, 0)?;
-    let kernel =
-        module.kernel(&name).ok_or_else(|| format!("no kernel `{name}`; there are: {}", names.join(", ")))?;
+    let kernel = module.kernel(&name).ok_or_else(|| format!("no kernel `{name}`; there are: {}", names.join(", ")))?;
     let info = module.info(kernel).clone();
     if command.arguments.len() != info.params.len() {
         let found = command.arguments.len();
-        return Err(format!("{found} arguments given, but the kernel takes {}\n{}", info.params.len(), describe(&info)).into());
+        return Err(format!(
+            "{found} arguments given, but the kernel takes {}\n{}",
+            info.params.len(),
+            describe(&info)
+        )
+        .into());
     }
     let mut params = vec![0u8; info.param_bytes as usize];
     let mut placed = Vec::new();
@@ -158,7 +152,12 @@ pub(crate) fn run(command: &Run) -> Result<ExitCode, Failure> {
     }
     let start = Instant::now();
     let result = launch_kernel(&launch);
-    println!("{name}: {} blocks of {} threads, {:.3} ms", launch.blocks(), launch.threads(), start.elapsed().as_secs_f64() * 1e3);
+    println!(
+        "{name}: {} blocks of {} threads, {:.3} ms",
+        launch.blocks(),
+        launch.threads(),
+        start.elapsed().as_secs_f64() * 1e3
+    );
     if let Err(fault) = result {
         eprintln!("{fault}");
         return Ok(ExitCode::FAILURE);
@@ -168,5 +167,6 @@ pub(crate) fn run(command: &Run) -> Result<ExitCode, Failure> {
             println!("argument {number}: {text}");
         }
     }
-    Ok(ExitCode::SUCCESS)
+    // Findings have been printed as they came up; they make the command fail.
+    Ok(if Findings::global().is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -1,10 +1,10 @@
 //! Graphs: nodes and what they come after.
 
 mod dot;
-mod executable;
+pub(super) mod executable;
 mod node_params;
-mod nodes;
-mod update;
+pub(super) mod nodes;
+pub(super) mod update;
 
 pub(super) use executable::Executable;
 pub(super) use nodes::check_value;

@@ -2,6 +2,8 @@
 
 mod cell;
 mod run;
+#[cfg(test)]
+mod tests;
 
 use super::memory::{AccessOp, cache_policy, op_space, register_address, take_hints, take_scope, take_space};
 use crate::{
@@ -21,7 +23,9 @@ pub(crate) fn decode(i: &Instruction, b: &mut Builder<'_>) -> Result<(), Compile
     if m.take("async") {
         return Err(b.error(i, "asynchronous reductions are not modelled"));
     }
-    let ty = m.take_type().ok_or_else(|| b.unknown(i))?;
+    // The manual writes vectors both ways: `add.v2.f32` and `v2.f32.add`.
+    let vector_type = &["f32", "f16", "f16x2", "bf16", "bf16x2"];
+    let ty = m.take_type().or_else(|| m.take_any(vector_type).and_then(Type::parse)).ok_or_else(|| b.unknown(i))?;
     let order = take_order(&mut m).ok_or_else(|| b.unknown(i))?;
     let space = take_space(&mut m);
     if !matches!(space, None | Some(Space::Global | Space::Shared)) {

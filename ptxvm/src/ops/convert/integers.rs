@@ -54,6 +54,7 @@ macro_rules! with_integer {
 }
 
 /// The low bits, or the value with more of them; the sign of the destination does not matter.
+#[allow(clippy::unnecessary_cast, reason = "one of the types that the macro goes through is the result's own")]
 fn resize(from: Type, to: Type) -> Exec {
     match to.bits() {
         8 if from.bits() == 64 => map1(|a: u64| a as u8),

@@ -64,7 +64,7 @@ fn encode<S: Small, const RELU: bool>(x: f32) -> u32 {
     let anchor = (least + drop) << 23;
     let small = (f32::from_bits(magnitude) + f32::from_bits(anchor)).to_bits().wrapping_sub(anchor);
     let odd = magnitude >> drop & 1;
-    let normal = (magnitude + (1 << (drop - 1)) - 1 + odd >> drop).wrapping_sub((127 - S::BIAS) << S::MANTISSA);
+    let normal = ((magnitude + (1 << (drop - 1)) - 1 + odd) >> drop).wrapping_sub((127 - S::BIAS) << S::MANTISSA);
     let value = if magnitude < least << 23 { small } else { normal };
     let value = value.min(S::LARGEST);
     let sign = bits >> 31;

@@ -16,7 +16,7 @@ fn pack<const BITS: u32, const SIGNED: bool>(a: i32, b: i32, c: u32) -> u32 {
     let (low, high) = if SIGNED { (-(1 << (BITS - 1)), (1 << (BITS - 1)) - 1) } else { (0, (1 << BITS) - 1) };
     let mask = (1u32 << BITS) - 1;
     let part = |x: i32| x.clamp(low, high) as u32 & mask;
-    let above = if 2 * BITS < 32 { c << (2 * BITS & 31) } else { 0 };
+    let above = if 2 * BITS < 32 { c << ((2 * BITS) & 31) } else { 0 };
     above | part(a) << BITS | part(b)
 }
 

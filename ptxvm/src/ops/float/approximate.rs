@@ -1,7 +1,7 @@
 //! The `.approx` functions: polynomials of our own, closer than the errors that the PTX manual states, with its special
 //! values. Only sums and products, so that every instruction set gives the same bits.
 
-use super::rounding::{canonical, canonical_root, flush, flush_if};
+use super::rounding::{canonical, canonical_root, flush_if};
 
 /// Added and taken off again, it leaves the nearest integer.
 const ROUND32: f32 = 12_582_912.0;
@@ -27,8 +27,8 @@ fn exp2(x: f32) -> f32 {
     let p = p * f + 0.001_339_086_7;
     let p = p * f + 0.009_618_031;
     let p = p * f + 0.055_503_57;
-    let p = p * f + 0.240_226_51;
-    let p = p * f + 0.693_147_2;
+    let p = p * f + 0.240_226_5;
+    let p = p * f + std::f32::consts::LN_2;
     let mantissa = p * f + 1.0;
     // In two steps: the result may be subnormal, or infinite.
     let half = n >> 1;

@@ -91,7 +91,7 @@ pub(super) unsafe fn offsets<const LANES: usize>(
     }
     let shared = warp.block().shared();
     let fits = u64::from(largest) + ROW <= shared.len() as u64;
-    (misaligned == 0 && beyond == 0 && fits).then(|| (offsets, shared.as_mut_ptr()))
+    (misaligned == 0 && beyond == 0 && fits).then_some((offsets, shared.as_mut_ptr()))
 }
 
 /// The same lane by lane, for `lanes` only, with the monitor told, or the first fault.

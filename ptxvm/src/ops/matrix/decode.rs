@@ -169,19 +169,24 @@ pub(super) fn multiply(i: &Instruction, b: &mut Builder<'_>) -> Result<(), Compi
         return Err(b.error(i, "mma must be .sync.aligned"));
     }
     let and = take_bit_operation(&mut m);
+    let rounding = m.take("rn");
+    let saturate = m.take("satfinite");
     let types = take_types(&mut m).ok_or_else(|| b.unknown(i))?;
     let shape = take_shape(&mut m).ok_or_else(|| b.error(i, "a shape like .m16n8k16 is expected"))?;
     let layouts = (take_layout(&mut m), take_layout(&mut m));
     let (Some(a_layout), Some(b_layout)) = layouts else {
         return Err(b.error(i, "the layouts of both factors are expected, as in .row.col"));
     };
-    let saturate = m.take("satfinite");
     let narrow_kind = m.take("kind::f8f6f4");
     m.finish(b)?;
     let integers = types[0] == Type::S32;
     let quarters = matches!(types[1], Type::E4m3 | Type::E5m2);
     let bits = types[1] == Type::B1;
-    if saturate && (!integers || bits) || narrow_kind && !(quarters && shape.k == 32) || bits != and.is_some() {
+    if saturate && (!integers || bits)
+        || narrow_kind && !(quarters && shape.k == 32)
+        || bits != and.is_some()
+        || rounding && types[0] != Type::F64
+    {
         return Err(b.unknown(i));
     }
     if shape == (Shape { m: 8, n: 8, k: 4 }) && types[1] == Type::F16 {

@@ -17,7 +17,7 @@ use crate::{
 const NAN: u64 = 0x7fff_ffff_ffff_ffff;
 
 /// `S` registers along k, of four elements in each row; `H` times eight rows. Further slots: d, a, b, c.
-struct Double<const S: usize, const H: usize>;
+pub(super) struct Double<const S: usize, const H: usize>;
 
 /// Eight rows of sums: even columns in the first register, odd ones in the second.
 #[inline(always)]

@@ -57,13 +57,7 @@ impl Request {
 
     #[inline(always)]
     fn unpack(x: u32) -> Self {
-        Self {
-            a_kind: x & 1,
-            b_kind: x >> 1 & 1,
-            saturate: x >> 2 & 1 != 0,
-            rows: x >> 4 & 15,
-            columns: x >> 8 & 15,
-        }
+        Self { a_kind: x & 1, b_kind: x >> 1 & 1, saturate: x >> 2 & 1 != 0, rows: x >> 4 & 15, columns: x >> 8 & 15 }
     }
 }
 
@@ -150,19 +144,23 @@ unsafe fn expand_b<P: Product, V: Vector>(registers: &[*const u32], kind: u32, t
         // SAFETY: registers have 32 lanes, and `to` is an ExpandedB.
         unsafe {
             // Even columns in the lower groups, odd ones in the upper.
-            let rows = [0, 8, 16, 24].map(|lane| V::load(register.add(lane)));
+            let rows =
+                [V::load(*register), V::load(register.add(8)), V::load(register.add(16)), V::load(register.add(24))];
             if P::ORDER == Order::Words {
-                for (t, words) in V::transpose(rows).into_iter().enumerate() {
-                    let parts = P::expand(words, kind);
+                let words = V::transpose(rows);
+                for t in 0..4 {
+                    let parts = P::expand(words[t], kind);
                     for v in 0..P::PARTS {
                         parts[v].store(to.add(((s * 4 + t) * P::PARTS + v) * 8));
                     }
                 }
             } else {
-                let parts = rows.map(|words| P::expand(words, kind));
+                let [a, b, c, d] = rows;
+                let (a, b, c, d) = (P::expand(a, kind), P::expand(b, kind), P::expand(c, kind), P::expand(d, kind));
                 for v in 0..P::PARTS {
-                    for (t, words) in V::transpose(parts.map(|parts| parts[v])).into_iter().enumerate() {
-                        words.store(to.add(((s * P::PARTS + v) * 4 + t) * 8));
+                    let words = V::transpose([a[v], b[v], c[v], d[v]]);
+                    for t in 0..4 {
+                        words[t].store(to.add(((s * P::PARTS + v) * 4 + t) * 8));
                     }
                 }
             }
@@ -181,8 +179,9 @@ unsafe fn step<P: Product, V: Vector, const R: usize, const PATTERN: i32>(
     // SAFETY: `a` is the first row of the part, `b` the step's two groups.
     unsafe {
         let (even, odd) = (V::repeat(b), V::repeat(b.add(4)));
-        for (r, sums) in sums.iter_mut().enumerate() {
+        for r in 0..R {
             let (half, lane) = half_and_lane::<V>(first + r);
+            let sums = &mut sums[r];
             let factor = V::load(a.add(half * P::PARTS * 32 + lane)).spread::<PATTERN>();
             sums[0] = P::accumulate(sums[0], factor, even);
             sums[1] = P::accumulate(sums[1], factor, odd);
@@ -255,6 +254,13 @@ fn tidy(words: &mut [u32], saturate: bool, largest: f32) {
     }
 }
 
+#[inline(always)]
+unsafe fn load_sums<C: Sums, V: Vector>(tile: &Tile<'_>, vector: usize) -> [V; 2] {
+    let (half, lane) = half_and_lane::<V>(vector);
+    // SAFETY: the registers are good.
+    unsafe { C::load::<V>(&tile.c[half * C::REGISTERS..], lane) }
+}
+
 /// Vectors of rows from `first` on, of one tile.
 #[inline(always)]
 unsafe fn rows<P: Product, C: Sums, D: Sums, V: Vector, const S: usize, const H: usize, const R: usize>(
@@ -266,33 +272,36 @@ unsafe fn rows<P: Product, C: Sums, D: Sums, V: Vector, const S: usize, const H:
 ) {
     // SAFETY: the registers are good, and `a` and `b` have been expanded.
     unsafe {
-        let load = |r: usize| {
-            let (half, lane) = half_and_lane::<V>(first + r);
-            C::load::<V>(&tile.c[half * C::REGISTERS..], lane)
-        };
-        let mut sums: [[V; 2]; R] =
-            std::array::from_fn(|r| if P::FLOAT { load(r) } else { [V::splat(0), V::splat(0)] });
+        let mut sums = [[V::splat(0); 2]; R];
+        if P::FLOAT {
+            for r in 0..R {
+                sums[r] = load_sums::<C, V>(tile, first + r);
+            }
+        }
         sum_up::<P, V, S, H, R>(&mut sums, a, b, first);
         if P::FLOAT {
             if saturate || V::any_nan(&sums) {
-                let mut words = Aligned([0u32; 64]);
-                for sums in sums.iter_mut().flatten() {
-                    sums.store(words.0.as_mut_ptr());
-                    tidy(&mut words.0[..V::LANES], saturate, D::LARGEST);
-                    *sums = V::load(words.0.as_ptr());
+                let mut words = Aligned([0u32; 16]);
+                for r in 0..R {
+                    for parity in 0..2 {
+                        sums[r][parity].store(words.0.as_mut_ptr());
+                        tidy(&mut words.0[..V::LANES], saturate, D::LARGEST);
+                        sums[r][parity] = V::load(words.0.as_ptr());
+                    }
                 }
             }
         } else {
-            for (r, sums) in sums.iter_mut().enumerate() {
-                let start = load(r);
-                for (sum, start) in sums.iter_mut().zip(start) {
-                    *sum = if saturate { add_saturating(*sum, start) } else { sum.add(start) };
+            for r in 0..R {
+                let start = load_sums::<C, V>(tile, first + r);
+                for parity in 0..2 {
+                    let (sum, start) = (sums[r][parity], start[parity]);
+                    sums[r][parity] = if saturate { add_saturating(sum, start) } else { sum.add(start) };
                 }
             }
         }
-        for (r, sums) in sums.into_iter().enumerate() {
+        for r in 0..R {
             let (half, lane) = half_and_lane::<V>(first + r);
-            D::store(sums, &tile.d[half * D::REGISTERS..], lane);
+            D::store(sums[r], &tile.d[half * D::REGISTERS..], lane);
         }
     }
 }
@@ -324,6 +333,8 @@ unsafe fn multiply<P: Product, C: Sums, D: Sums, V: Vector, const S: usize, cons
     unsafe {
         expand_a::<P, V>(&tile.a[..S * H], request.a_kind, a);
         expand_b::<P, V::Narrow>(&tile.b[..S], request.b_kind, b);
+        // The compiler shall read the factors back from memory, which is where spreading them costs nothing.
+        let (a, b) = (std::hint::black_box(a), std::hint::black_box(b));
         let vectors = H * 32 / V::LANES;
         if vectors == 2 {
             rows::<P, C, D, V, S, H, 2>(tile, a, b, 0, request.saturate);
@@ -391,6 +402,22 @@ impl<P: Product, C: Sums, D: Sums, const S: usize, const H: usize> Multiply<P, C
     }
 }
 
+impl<P: Product, C: Sums, D: Sums, const S: usize, const H: usize> Multiply<P, C, D, S, H> {
+    /// For several tiles, missing lanes, and results in registers that are still to be read.
+    #[inline(always)]
+    unsafe fn run_buffered<V: Vector>(warp: &mut Warp, slots: &[Slot], request: Request, of_d: usize) {
+        let mut results = [Register([0; 32]); MOST_D];
+        let start = results.as_mut_ptr();
+        // SAFETY: the caller's contract; there are at most as many results.
+        unsafe {
+            Self::compute::<V>(warp.registers, slots, request, |number, _| start.add(number).cast());
+            for (slot, result) in slots.iter().zip(&results[..of_d]) {
+                warp.write::<u32>(*slot, &result.0);
+            }
+        }
+    }
+}
+
 impl<P: Product, C: Sums, D: Sums, const S: usize, const H: usize> Kernel for Multiply<P, C, D, S, H> {
     #[inline(always)]
     unsafe fn run<V: Vector>(warp: &mut Warp, op: &Op) -> Flow {
@@ -406,14 +433,12 @@ impl<P: Product, C: Sums, D: Sums, const S: usize, const H: usize> Kernel for Mu
             let of_d = D::REGISTERS * H * tiles;
             let c = &slots[slots.len() - C::REGISTERS * H * tiles..];
             if warp.mask == u32::MAX && tiles == 1 && !overlaps(&slots[..of_d], c) {
+                // One tile in registers of its own: known numbers of everything.
+                let request = Request { rows: 1, columns: 1, ..request };
+                let slots = std::slice::from_raw_parts(slots.as_ptr(), (D::REGISTERS + C::REGISTERS + S) * H + S);
                 Self::compute::<V>(registers, slots, request, |_, slot| registers.add(slot as usize).cast());
             } else {
-                let mut results = [Register([0; 32]); MOST_D];
-                let start = results.as_mut_ptr();
-                Self::compute::<V>(registers, slots, request, |number, _| start.add(number).cast());
-                for (slot, result) in slots.iter().zip(&results[..of_d]) {
-                    warp.write::<u32>(*slot, &result.0);
-                }
+                Self::run_buffered::<V>(warp, slots, request, of_d);
             }
         }
         Flow::Next

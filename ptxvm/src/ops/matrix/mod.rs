@@ -9,15 +9,15 @@ mod double;
 mod kernel;
 mod product;
 mod quads;
-
-
-
-
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod tests;
 mod tiles;
 mod transpose;
 mod vector;
-
-
+mod wmma;
+mod wmma_memory;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -32,7 +32,7 @@ use crate::{
 pub(crate) fn family(opcode: &str) -> Option<Decode> {
     Some(match opcode {
         "mma" => decode::multiply,
-        "wmma" => not_modelled,
+        "wmma" => wmma::decode,
         "ldmatrix" => tiles::load,
         "stmatrix" => tiles::store,
         "movmatrix" => tiles::transpose,

@@ -42,7 +42,11 @@ pub(super) fn compute(x: u32, a: [&[u32; 32]; 2], b: [&[u32; 32]; 2], c: &[&[u32
     for quad in 0..4 {
         let lane_of = |row: usize| row / 4 * 16 + quad * 4 + row % 4;
         let left = |row: usize, k: usize| {
-            if x & flag::A_COLUMNS == 0 { half(&a, lane_of(row), k) } else { half(&a, lane_of(row / 4 * 4 + k), row % 4) }
+            if x & flag::A_COLUMNS == 0 {
+                half(&a, lane_of(row), k)
+            } else {
+                half(&a, lane_of(row / 4 * 4 + k), row % 4)
+            }
         };
         let right = |k: usize, column: usize| {
             if x & flag::B_COLUMNS != 0 {

@@ -141,11 +141,11 @@ macro_rules! pick {
     };
 }
 
-fn load_exec(count: usize, transpose: bool, addressing: Addressing) -> Exec {
+pub(super) fn load_exec(count: usize, transpose: bool, addressing: Addressing) -> Exec {
     pick!(Load, count, transpose, addressing)
 }
 
-fn store_exec(count: usize, transpose: bool, addressing: Addressing) -> Exec {
+pub(super) fn store_exec(count: usize, transpose: bool, addressing: Addressing) -> Exec {
     pick!(Store, count, transpose, addressing)
 }
 

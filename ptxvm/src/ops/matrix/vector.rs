@@ -148,9 +148,7 @@ impl Vector for Portable {
 
     #[inline(always)]
     unsafe fn subtract_halves(self, other: Self) -> Self {
-        self.zip(other, |a, b| {
-            a.wrapping_sub(b) & 0xffff | (a >> 16).wrapping_sub(b >> 16) << 16
-        })
+        self.zip(other, |a, b| a.wrapping_sub(b) & 0xffff | (a >> 16).wrapping_sub(b >> 16) << 16)
     }
 
     #[inline(always)]
@@ -183,7 +181,7 @@ impl Vector for Portable {
     unsafe fn widen_groups(self) -> [Self; 2] {
         std::array::from_fn(|part| {
             Self(std::array::from_fn(|k| {
-                let word = self.0[k & 4 | 2 * part | (k & 3) / 2];
+                let word = self.0[(k & 4) | (2 * part) | ((k & 3) / 2)];
                 half_to_word(if k & 1 == 0 { word & 0xffff } else { word >> 16 })
             }))
         })

@@ -11,6 +11,29 @@ pub(super) struct Words8(__m256i);
 #[derive(Clone, Copy)]
 pub(super) struct Words16(__m512i);
 
+macro_rules! helpers {
+    ($($name:ident($from:ident: $source:ty) -> $target:ty { $value:expr })*) => {$(
+        #[inline(always)]
+        unsafe fn $name($from: $source) -> $target {
+            // SAFETY: the caller has the instruction set.
+            unsafe { $value }
+        }
+    )*};
+}
+
+helpers! {
+    floats8(words: __m256i) -> __m256 { _mm256_castsi256_ps(words) }
+    floats16(words: __m512i) -> __m512 { _mm512_castsi512_ps(words) }
+    widen8(halves: __m128i) -> __m256i { _mm256_castps_si256(_mm256_cvtph_ps(halves)) }
+    widen16(halves: __m256i) -> __m512i { _mm512_castps_si512(_mm512_cvtph_ps(halves)) }
+    pack8(words: __m256i) -> __m128i {
+        _mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words))
+    }
+}
+
+// No closures around intrinsics here and in the kernels: a closure is a function of its own, into which they cannot be put
+// for want of its instruction set, and the functions that take closures are not always put into their callers.
+
 // SAFETY (for all intrinsics below): `Vector`'s methods are called on machines that have the instruction set only, and
 // addresses are aligned to the vector and good for as many words as it has (`repeat`: four).
 impl Vector for Words8 {
@@ -44,14 +67,14 @@ impl Vector for Words8 {
     #[inline(always)]
     unsafe fn spread<const PATTERN: i32>(self) -> Self {
         // SAFETY: as above.
-        Self(unsafe { _mm256_castps_si256(_mm256_permute_ps::<PATTERN>(_mm256_castsi256_ps(self.0))) })
+        Self(unsafe { _mm256_castps_si256(_mm256_permute_ps::<PATTERN>(floats8(self.0))) })
     }
 
     #[inline(always)]
     unsafe fn transpose(rows: [Self; 4]) -> [Self; 4] {
         // SAFETY: as above.
         unsafe {
-            let [a, b, c, d] = rows.map(|row| row.0);
+            let [Self(a), Self(b), Self(c), Self(d)] = rows;
             let (ab, cd) = (_mm256_unpacklo_epi32(a, b), _mm256_unpacklo_epi32(c, d));
             let (ab_high, cd_high) = (_mm256_unpackhi_epi32(a, b), _mm256_unpackhi_epi32(c, d));
             [
@@ -127,7 +150,7 @@ impl Vector for Words8 {
     unsafe fn multiply(self, factor: Self) -> Self {
         // SAFETY: as above.
         unsafe {
-            let product = _mm256_mul_ps(_mm256_castsi256_ps(self.0), _mm256_castsi256_ps(factor.0));
+            let product = _mm256_mul_ps(floats8(self.0), floats8(factor.0));
             Self(_mm256_castps_si256(product))
         }
     }
@@ -136,7 +159,7 @@ impl Vector for Words8 {
     unsafe fn multiply_add(self, factor: Self, addend: Self) -> Self {
         // SAFETY: as above.
         unsafe {
-            let [a, b, c] = [self, factor, addend].map(|value| _mm256_castsi256_ps(value.0));
+            let (a, b, c) = (floats8(self.0), floats8(factor.0), floats8(addend.0));
             Self(_mm256_castps_si256(_mm256_fmadd_ps(a, b, c)))
         }
     }
@@ -146,8 +169,7 @@ impl Vector for Words8 {
         // SAFETY: as above.
         unsafe {
             let (low, high) = (_mm256_castsi256_si128(self.0), _mm256_extracti128_si256::<1>(self.0));
-            [_mm_unpacklo_epi64(low, high), _mm_unpackhi_epi64(low, high)]
-                .map(|halves| Self(_mm256_castps_si256(_mm256_cvtph_ps(halves))))
+            [Self(widen8(_mm_unpacklo_epi64(low, high))), Self(widen8(_mm_unpackhi_epi64(low, high)))]
         }
     }
 
@@ -155,10 +177,8 @@ impl Vector for Words8 {
     unsafe fn widen_words(self) -> [Self; 2] {
         // SAFETY: as above.
         unsafe {
-            [_mm256_and_si256(self.0, _mm256_set1_epi32(0xffff)), _mm256_srli_epi32::<16>(self.0)].map(|words| {
-                let halves = _mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
-                Self(_mm256_castps_si256(_mm256_cvtph_ps(halves)))
-            })
+            let (low, high) = (_mm256_and_si256(self.0, _mm256_set1_epi32(0xffff)), _mm256_srli_epi32::<16>(self.0));
+            [Self(widen8(pack8(low))), Self(widen8(pack8(high)))]
         }
     }
 
@@ -166,8 +186,8 @@ impl Vector for Words8 {
     unsafe fn narrow_words(parts: [Self; 2]) -> Self {
         // SAFETY: as above.
         unsafe {
-            let [low, high] =
-                parts.map(|part| _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm256_castsi256_ps(part.0)));
+            let low = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(floats8(parts[0].0));
+            let high = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(floats8(parts[1].0));
             Self(_mm256_set_m128i(_mm_unpackhi_epi16(low, high), _mm_unpacklo_epi16(low, high)))
         }
     }
@@ -177,8 +197,9 @@ impl Vector for Words8 {
         // SAFETY: as above.
         unsafe {
             let mut unordered = _mm256_setzero_ps();
-            for [a, b] in values {
-                let pair = _mm256_cmp_ps::<_CMP_UNORD_Q>(_mm256_castsi256_ps(a.0), _mm256_castsi256_ps(b.0));
+            for k in 0..N {
+                let [a, b] = values[k];
+                let pair = _mm256_cmp_ps::<_CMP_UNORD_Q>(floats8(a.0), floats8(b.0));
                 unordered = _mm256_or_ps(unordered, pair);
             }
             _mm256_movemask_ps(unordered) != 0
@@ -218,14 +239,14 @@ impl Vector for Words16 {
     #[inline(always)]
     unsafe fn spread<const PATTERN: i32>(self) -> Self {
         // SAFETY: as above.
-        Self(unsafe { _mm512_castps_si512(_mm512_permute_ps::<PATTERN>(_mm512_castsi512_ps(self.0))) })
+        Self(unsafe { _mm512_castps_si512(_mm512_permute_ps::<PATTERN>(floats16(self.0))) })
     }
 
     #[inline(always)]
     unsafe fn transpose(rows: [Self; 4]) -> [Self; 4] {
         // SAFETY: as above.
         unsafe {
-            let [a, b, c, d] = rows.map(|row| row.0);
+            let [Self(a), Self(b), Self(c), Self(d)] = rows;
             let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
             let (ab_high, cd_high) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
             [
@@ -301,7 +322,7 @@ impl Vector for Words16 {
     unsafe fn multiply(self, factor: Self) -> Self {
         // SAFETY: as above.
         unsafe {
-            let product = _mm512_mul_ps(_mm512_castsi512_ps(self.0), _mm512_castsi512_ps(factor.0));
+            let product = _mm512_mul_ps(floats16(self.0), floats16(factor.0));
             Self(_mm512_castps_si512(product))
         }
     }
@@ -310,7 +331,7 @@ impl Vector for Words16 {
     unsafe fn multiply_add(self, factor: Self, addend: Self) -> Self {
         // SAFETY: as above.
         unsafe {
-            let [a, b, c] = [self, factor, addend].map(|value| _mm512_castsi512_ps(value.0));
+            let (a, b, c) = (floats16(self.0), floats16(factor.0), floats16(addend.0));
             Self(_mm512_castps_si512(_mm512_fmadd_ps(a, b, c)))
         }
     }
@@ -320,8 +341,7 @@ impl Vector for Words16 {
         // SAFETY: as above.
         unsafe {
             let sorted = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), self.0);
-            [_mm512_castsi512_si256(sorted), _mm512_extracti64x4_epi64::<1>(sorted)]
-                .map(|halves| Self(_mm512_castps_si512(_mm512_cvtph_ps(halves))))
+            [Self(widen16(_mm512_castsi512_si256(sorted))), Self(widen16(_mm512_extracti64x4_epi64::<1>(sorted)))]
         }
     }
 
@@ -329,10 +349,8 @@ impl Vector for Words16 {
     unsafe fn widen_words(self) -> [Self; 2] {
         // SAFETY: as above.
         unsafe {
-            [self.0, _mm512_srli_epi32::<16>(self.0)].map(|words| {
-                let halves = _mm512_cvtepi32_epi16(words);
-                Self(_mm512_castps_si512(_mm512_cvtph_ps(halves)))
-            })
+            let high = _mm512_srli_epi32::<16>(self.0);
+            [Self(widen16(_mm512_cvtepi32_epi16(self.0))), Self(widen16(_mm512_cvtepi32_epi16(high)))]
         }
     }
 
@@ -340,10 +358,9 @@ impl Vector for Words16 {
     unsafe fn narrow_words(parts: [Self; 2]) -> Self {
         // SAFETY: as above.
         unsafe {
-            let [low, high] = parts.map(|part| {
-                let halves = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm512_castsi512_ps(part.0));
-                _mm512_cvtepu16_epi32(halves)
-            });
+            let low = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(floats16(parts[0].0));
+            let high = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(floats16(parts[1].0));
+            let (low, high) = (_mm512_cvtepu16_epi32(low), _mm512_cvtepu16_epi32(high));
             Self(_mm512_or_si512(low, _mm512_slli_epi32::<16>(high)))
         }
     }
@@ -353,8 +370,9 @@ impl Vector for Words16 {
         // SAFETY: as above.
         unsafe {
             let mut unordered = 0;
-            for [a, b] in values {
-                unordered |= _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(_mm512_castsi512_ps(a.0), _mm512_castsi512_ps(b.0));
+            for k in 0..N {
+                let [a, b] = values[k];
+                unordered |= _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(floats16(a.0), floats16(b.0));
             }
             unordered != 0
         }

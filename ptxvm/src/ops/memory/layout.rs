@@ -7,7 +7,7 @@ use super::{
 use crate::{
     machine::{
         lanes::Lane,
-        op::{Op, Slot},
+        op::{Flow, Op, Slot},
         warp::Warp,
     },
     memory::{Action, LOCAL_WINDOW, SHARED_WINDOW},
@@ -267,4 +267,30 @@ where
         observe(warp, op, slot, access, bytes, &window);
     }
     Layout::Scattered
+}
+
+/// A pointer for each lane, whatever their layout; those of inactive lanes are not to be used. `Err`: the fault is set.
+///
+/// # Safety
+/// As [`resolve`].
+#[inline(always)]
+pub(crate) unsafe fn spread<S: FastSpace>(
+    warp: &mut Warp,
+    op: &Op,
+    slot: Slot,
+    access: AccessOp,
+    bytes: u64,
+) -> Result<[u64; 32], Flow>
+where
+    <S::Address as Lane>::Stored: Word,
+{
+    let mut pointers = Pointers::uninit();
+    // SAFETY: the caller's contract.
+    Ok(match unsafe { resolve::<S>(warp, op, slot, access, bytes, &mut pointers) } {
+        Layout::Fault => return Err(Flow::Fault),
+        Layout::Row(start) => std::array::from_fn(|lane| start as u64 + lane as u64 * bytes),
+        Layout::Same(at) => [at as u64; 32],
+        // SAFETY: pointers are written with this layout.
+        Layout::Scattered => unsafe { pointers.assume_init() }.0,
+    })
 }

@@ -166,13 +166,29 @@ pub(super) fn frame() -> Exec {
 }
 
 /// Of the kernel's parameters.
-pub(super) fn parameter() -> Exec {
+pub(super) fn parameter(element: Element) -> Exec {
+    match (element.bytes, element.stored, element.count) {
+        (4, 4, 1) if element.sign_to == 0 => parameter_word::<u32>(),
+        (8, 8, 1) => parameter_word::<u64>(),
+        _ => free(|warp, op| {
+            let mut pointers = Pointers::uninit();
+            let element = Element::unpack(op.x);
+            let bytes = u64::from(element.bytes * element.count);
+            let layout = resolve_kernel_parameter(warp, op, AccessOp(op.y), bytes);
+            finish(warp, op, layout, &mut pointers)
+        }),
+    }
+}
+
+fn parameter_word<E: Moved + Lane<Stored = <E as Moved>::Stored>>() -> Exec {
     free(|warp, op| {
-        let mut pointers = Pointers::uninit();
-        let element = Element::unpack(op.x);
-        let bytes = u64::from(element.bytes * element.count);
-        let layout = resolve_kernel_parameter(warp, op, AccessOp(op.y), bytes);
-        finish(warp, op, layout, &mut pointers)
+        let layout = resolve_kernel_parameter(warp, op, AccessOp(op.y), size_of::<E>() as u64);
+        if let Layout::Fault = layout {
+            return Flow::Fault;
+        }
+        // SAFETY: the decoder put a register for an E into `d`; the layout is one place for all lanes.
+        unsafe { write_values::<E, 1>(warp, op, layout, &Pointers::uninit()) };
+        Flow::Next
     })
 }
 

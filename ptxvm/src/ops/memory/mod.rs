@@ -318,7 +318,7 @@ pub(crate) fn decode_load(i: &Instruction, b: &mut Builder<'_>) -> Result<(), Co
     }
     m.take("unified");
     m.finish(b)?;
-    if order.strong && matches!(space, Some(Space::Const | Space::Param)) || i.opcode == "ldu" && order.strong {
+    if order.strong && (i.opcode == "ldu" || matches!(space, Some(Space::Const | Space::Param))) {
         return Err(b.unknown(i));
     }
     let (data, address) = match i.operands.as_slice() {
@@ -329,7 +329,7 @@ pub(crate) fn decode_load(i: &Instruction, b: &mut Builder<'_>) -> Result<(), Co
         }
         other => return Err(b.error(i, format!("found {} operands", other.len()))),
     };
-    let mut op = Op::new(load::parameter());
+    let mut op = Op::new(load::frame());
     let target = target(i, b, address, space, &mut op)?;
     let (slots, stored, register) = destinations(i, b, data, ty, count)?;
     check_width(i, b, ty, count)?;
@@ -339,7 +339,7 @@ pub(crate) fn decode_load(i: &Instruction, b: &mut Builder<'_>) -> Result<(), Co
     let narrow = matches!(target, Target::Register { narrow: true, .. });
     op.y = AccessOp::new(AccessKind::Read, order, op_space(space), narrow).0;
     op.exec = match target {
-        Target::KernelParam => load::parameter(),
+        Target::KernelParam => load::parameter(element),
         Target::Frame => load::frame(),
         Target::Register { .. } => load::pick(op_space(space), narrow, order, element),
     };

@@ -107,10 +107,16 @@ pub(crate) fn resolve_slowly(
     Layout::Scattered
 }
 
-fn resolve_lane(warp: &mut Warp, access: AccessOp, address: u64, bytes: u64, lane: usize) -> Result<Resolved, Fault> {
+fn resolve_lane(
+    warp: &mut Warp,
+    access: AccessOp,
+    address: u64,
+    bytes: u64,
+    lane: usize,
+) -> Result<Resolved, Box<Fault>> {
     let action = access.action();
     if address & (bytes - 1) != 0 {
-        return Err(bad_alignment(action, address, bytes));
+        return Err(bad_alignment(action, address, bytes).into());
     }
     match access.space() {
         OpSpace::Global => global(warp, action, address, bytes),
@@ -127,7 +133,7 @@ fn resolve_lane(warp: &mut Warp, access: AccessOp, address: u64, bytes: u64, lan
     }
 }
 
-fn global(warp: &mut Warp, action: Action, address: u64, bytes: u64) -> Result<Resolved, Fault> {
+fn global(warp: &mut Warp, action: Action, address: u64, bytes: u64) -> Result<Resolved, Box<Fault>> {
     let device = warp.running().launch.device;
     let range = match warp.cache.lookup(address) {
         Some(range) => Some(range),
@@ -135,7 +141,7 @@ fn global(warp: &mut Warp, action: Action, address: u64, bytes: u64) -> Result<R
     };
     let high = range.map_or(0, |range| if action == Action::Read { range.high } else { range.writable });
     if address >= high || high - address < bytes {
-        return Err(bad_range(action, address, bytes, device));
+        return Err(bad_range(action, address, bytes, device).into());
     }
     Ok(Resolved { pointer: address, space: Some(AccessSpace::Global), address })
 }
@@ -149,11 +155,11 @@ fn fits(offset: u64, bytes: u64, room: u64) -> bool {
     offset.checked_add(bytes).is_some_and(|end| end <= room)
 }
 
-fn shared(warp: &mut Warp, action: Action, address: u64, offset: u64, bytes: u64) -> Result<Resolved, Fault> {
+fn shared(warp: &mut Warp, action: Action, address: u64, offset: u64, bytes: u64) -> Result<Resolved, Box<Fault>> {
     let shared = warp.block().shared();
     if !fits(offset, bytes, shared.len() as u64) {
         let what = format!("the block has {} bytes of shared memory", shared.len());
-        return Err(outside(action, address, bytes, &what));
+        return Err(outside(action, address, bytes, &what).into());
     }
     let pointer = shared.as_mut_ptr() as u64 + offset;
     Ok(Resolved { pointer, space: Some(AccessSpace::Shared), address: offset })
@@ -166,25 +172,25 @@ fn local(
     offset: u64,
     bytes: u64,
     lane: usize,
-) -> Result<Resolved, Fault> {
+) -> Result<Resolved, Box<Fault>> {
     let room = u64::from(warp.local_bytes);
     if !fits(offset, bytes, room) {
-        return Err(outside(action, address, bytes, &format!("the thread has {room} bytes of local memory")));
+        return Err(outside(action, address, bytes, &format!("the thread has {room} bytes of local memory")).into());
     }
     let pointer = warp.local.as_mut_ptr() as u64 + lane as u64 * room + offset;
     Ok(Resolved { pointer, space: Some(AccessSpace::Local), address: offset })
 }
 
-fn parameter(warp: &mut Warp, action: Action, address: u64, bytes: u64) -> Result<Resolved, Fault> {
+fn parameter(warp: &mut Warp, action: Action, address: u64, bytes: u64) -> Result<Resolved, Box<Fault>> {
     let params = warp.running().params();
     let offset = address - PARAM_WINDOW;
     if !fits(offset, bytes, params.len() as u64) {
         let what = format!("the kernel has {} bytes of parameters, from 0x{PARAM_WINDOW:x} on", params.len());
-        return Err(outside(action, address, bytes, &what));
+        return Err(outside(action, address, bytes, &what).into());
     }
     if action != Action::Read {
         let message = format!("{} of {bytes} bytes to a kernel parameter, which is read-only", action.name());
-        return Err(Fault::new(FaultKind::IllegalAddress, "write-to-constant", message));
+        return Err(Fault::new(FaultKind::IllegalAddress, "write-to-constant", message).into());
     }
     Ok(Resolved { pointer: params.as_ptr() as u64 + offset, space: None, address: offset })
 }
@@ -218,7 +224,7 @@ pub(super) fn resolve_kernel_parameter(warp: &mut Warp, op: &Op, access: AccessO
     match parameter(warp, access.action(), PARAM_WINDOW.wrapping_add(op.imm), bytes) {
         Ok(resolved) => Layout::Same(resolved.pointer as *mut u8),
         Err(fault) => {
-            warp.raise(fault);
+            warp.raise(*fault);
             Layout::Fault
         }
     }

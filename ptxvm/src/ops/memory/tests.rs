@@ -107,10 +107,13 @@ impl Random {
 
 const SKIPPED: u32 = u32::MAX;
 
+fn at(index: impl FnMut(usize) -> u32) -> [u32; 32] {
+    std::array::from_fn(index)
+}
+
 /// Which element each lane accesses.
 fn patterns() -> Vec<[u32; 32]> {
     let mut random = Random(7);
-    let at = std::array::from_fn::<u32, 32, _>;
     let mut patterns = vec![
         at(|lane| lane as u32),
         at(|lane| lane as u32 + 5),
@@ -173,7 +176,6 @@ fn moves_as_plain_rust_does(outside: &str, prologue: &str, load: &str, store: &s
                  @!%p2 st{store}{vector}.{ty} [{target}+{bytes}], {registers};\n",
                 prologue.replace("BYTES", &(64 * bytes).to_string())
             );
-            let body = body.replace("@TYPE", &format!("{vector}.{ty} {registers}"));
             let launch = Run { outside, ..Run::new(&body, &[&source, &to, &reads, &write_buffer]) };
             launch.go().unwrap_or_else(|fault| panic!("{fault}\n{body}"));
             let mut expected = vec![0u8; 64 * bytes as usize];
@@ -212,7 +214,8 @@ const FILL_SHARED: &str = "mov.u32 %r20, %r0;\n\
 #[test]
 fn shared_accesses_of_every_width_and_pattern() {
     let outside = ".shared .align 32 .b8 before[64];\n.shared .align 32 .b8 buffer[2048];";
-    let wide = format!("{FILL_SHARED}mov.u64 %rd20, buffer;\nadd.s64 %rd20, %rd20, %rd8;\nsub.s64 %rd20, %rd20, %rd30;");
+    let wide =
+        format!("{FILL_SHARED}mov.u64 %rd20, buffer;\nadd.s64 %rd20, %rd20, %rd8;\nsub.s64 %rd20, %rd20, %rd30;");
     moves_as_plain_rust_does(outside, &wide, ".shared", ".global", "%rd21");
     let narrow = format!("{wide}\ncvt.u32.u64 %r30, %rd20;");
     let narrow_load = narrow.clone();
@@ -223,9 +226,7 @@ fn shared_accesses_of_every_width_and_pattern() {
 
 /// Stores to and loads from shared memory by addresses of 32 bits.
 fn for_narrow(outside: &str, prologue: &str) {
-    let prologue = format!(
-        "{prologue}\n@!%p1 ld.shared@TYPE, [%r30+SIZE];\n@!%p1 st.shared [%r30+SIZE], @VALUE;\n"
-    );
+    let prologue = format!("{prologue}\n@!%p1 ld.shared@TYPE, [%r30+SIZE];\n@!%p1 st.shared [%r30+SIZE], @VALUE;\n");
     for &(vector, ty, registers, bytes) in FORMS {
         let prologue = prologue
             .replace("@TYPE", &format!("{vector}.{ty} {registers}"))

@@ -1,7 +1,7 @@
 // Exchanges through shared memory within a warp, as they were written before shuffles.
 
 extern "C" __global__ void sum_without_shuffles(const float *in, float *out) {
-    __shared__ volatile float cells[128];
+    __shared__ float cells[128];
     int lane = threadIdx.x % 32;
     int i = blockIdx.x * 128 + threadIdx.x;
     cells[threadIdx.x] = in[i];

@@ -15,9 +15,9 @@ pub fn kernel_source(name: &str) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{} cannot be read: {error}", path.display()))
 }
 
-/// The folder with NVRTC's `lib` and `include`: `PTXVM_SUITE_NVRTC`, or what `cargo xtask deps` fetched.
+/// The folder with NVRTC's `lib` and `include`: `PTXVM_TEST_NVRTC`, or what `cargo xtask deps` fetched.
 fn nvrtc_folder() -> PathBuf {
-    match env::var_os("PTXVM_SUITE_NVRTC") {
+    match env::var_os("PTXVM_TEST_NVRTC") {
         Some(folder) => PathBuf::from(folder),
         None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../.deps/nvrtc"),
     }

@@ -177,7 +177,12 @@ fn unloaded_module(stage: &Stage) -> Outcome {
         global.device_ptr(stage.stream()).0
     };
     // A module's globals live as long as the module.
-    let kept = if stage.mutated { None } else { Some(second) };
+    let kept = if stage.mutated {
+        drop(second);
+        None
+    } else {
+        Some(second)
+    };
     stage.launch("copy_words", line(1, 64, 0), arguments![start, &out, 64])?;
     stage.finish()?;
     drop(kept);

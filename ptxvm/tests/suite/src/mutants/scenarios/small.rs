@@ -166,7 +166,18 @@ fn layer_norm(stage: &Stage) -> Outcome {
 
 scenario!(NBODY, Corpus("algorithms"), nbody);
 fn nbody(stage: &Stage) -> Outcome {
-    let (bodies, out) = (stage.floats(4 * 100), stage.empty::<f32>(4 * 100));
-    stage.launch("nbody_forces", line(2, 64, 64 * 16), arguments![&bodies, &out, 100, 0.01f32])?;
+    bodies(stage, 100)
+}
+
+scenario!(NBODY_PART, Corpus("algorithms"), nbody_part);
+/// One tile that is not full.
+fn nbody_part(stage: &Stage) -> Outcome {
+    bodies(stage, 40)
+}
+
+fn bodies(stage: &Stage, n: usize) -> Outcome {
+    let (bodies, out) = (stage.floats(4 * n), stage.empty::<f32>(4 * n));
+    let shape = line(n.div_ceil(64) as u32, 64, 64 * 16);
+    stage.launch("nbody_forces", shape, arguments![&bodies, &out, n as i32, 0.01f32])?;
     stage.finish()
 }

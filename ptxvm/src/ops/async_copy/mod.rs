@@ -1,10 +1,18 @@
 //! `cp.async`: copies from global to shared memory that are performed late, when they are waited for, so that a wait
 //! that is missing or too weak is seen.
 
-use super::memory::{AccessOp, OpSpace, cache_policy, pointers_of, register_address, take_hints, take_space};
+#[cfg(test)]
+mod tests;
+
+use super::memory::{
+    AccessOp, OpSpace, cache_policy,
+    layout::{FastSpace, Global, Shared32, Shared64, Word, spread},
+    register_address, take_hints, take_space,
+};
 use crate::{
     machine::{
-        op::{Exec, Flow, NO_SLOT, Op, free},
+        lanes::Lane,
+        op::{Body, Exec, Flow, Op, exec, free},
         warp::Warp,
     },
     monitor::{AccessKind, Ordering},
@@ -14,11 +22,12 @@ use crate::{
     },
     ptx::ast::{Instruction, Operand, Space, Type},
 };
+use std::{collections::VecDeque, marker::PhantomData};
 
 /// The copies of a warp that are under way.
 #[derive(Debug, Default)]
 pub(crate) struct Copies {
-    pending: Vec<Pending>,
+    pending: VecDeque<Pending>,
     /// Groups that each lane has committed: the number of its open group.
     committed: [u32; 32],
 }
@@ -35,6 +44,26 @@ struct Pending {
     to: [u64; 32],
 }
 
+impl Pending {
+    /// # Safety
+    /// The memory of both sides must still be there.
+    unsafe fn perform(&self, mask: u32) {
+        for lane in lanes(mask) {
+            // SAFETY: the caller's contract.
+            unsafe {
+                let (from, to) = (self.from[lane] as *const u8, self.to[lane] as *mut u8);
+                let filled = usize::from(self.filled[lane]);
+                if filled == 16 {
+                    to.cast::<u128>().write_unaligned(from.cast::<u128>().read_unaligned());
+                } else {
+                    std::ptr::copy_nonoverlapping(from, to, filled);
+                    std::ptr::write_bytes(to.add(filled), 0, self.bytes as usize - filled);
+                }
+            }
+        }
+    }
+}
+
 impl Copies {
     /// Performs copies of the lanes of `mask` whose group is older than the lane's newest `newest` ones; `open`: those
     /// of the open group too.
@@ -43,29 +72,26 @@ impl Copies {
     /// The memory that the copies work on must still be there.
     unsafe fn perform(&mut self, mask: u32, newest: u32, open: bool) {
         let committed = &self.committed;
-        self.pending.retain_mut(|copy| {
-            let mut done = 0;
-            for lane in lanes(copy.mask & mask) {
-                if open || copy.group < committed[lane].saturating_sub(newest) {
-                    done |= 1 << lane;
+        let leader = mask.trailing_zeros() as usize & 31;
+        let alike = *committed == [committed[leader]; 32];
+        for copy in &mut self.pending {
+            let mut done = copy.mask & mask;
+            if !open && alike {
+                if copy.group >= committed[leader].saturating_sub(newest) {
+                    continue;
                 }
-            }
-            for lane in lanes(done) {
-                // SAFETY: bounds of both sides were checked when the copy was issued.
-                unsafe {
-                    let (from, to) = (copy.from[lane] as *const u8, copy.to[lane] as *mut u8);
-                    let filled = usize::from(copy.filled[lane]);
-                    if filled == 16 {
-                        to.cast::<u128>().write_unaligned(from.cast::<u128>().read_unaligned());
-                    } else {
-                        std::ptr::copy_nonoverlapping(from, to, filled);
-                        std::ptr::write_bytes(to.add(filled), 0, copy.bytes as usize - filled);
-                    }
-                }
+            } else if !open {
+                done = lanes(done)
+                    .filter(|&lane| copy.group < committed[lane].saturating_sub(newest))
+                    .fold(0u32, |mask, lane| mask | 1 << lane);
             }
             copy.mask &= !done;
-            copy.mask != 0
-        });
+            // SAFETY: the caller's contract; bounds of both sides were checked when the copy was issued.
+            unsafe { copy.perform(done) };
+        }
+        while self.pending.front().is_some_and(|copy| copy.mask == 0) {
+            self.pending.pop_front();
+        }
     }
 
     fn commit(&mut self, mask: u32) {
@@ -79,22 +105,28 @@ fn lanes(mask: u32) -> impl Iterator<Item = usize> {
     (0..32).filter(move |lane| mask >> lane & 1 != 0)
 }
 
-const TO: AccessKind = AccessKind::AsyncWrite;
-const FROM: AccessKind = AccessKind::AsyncRead;
+/// Issues a copy of `x` bytes from `[b + imm's high half]` to `[a + imm's low half]`, `y` says what
+/// `c` is: nothing, the source's size, or a predicate that ignores the source (or its opposite).
+struct Issue<T>(PhantomData<T>);
 
-/// Issues a copy of `x` bytes from `[b + imm's high half]` to `[a + imm's low half]`; the list holds the address
-/// registers again and the source size or the predicate.
-fn issue() -> Exec {
-    free(issue_copy)
+impl<T: FastSpace> Body for Issue<T>
+where
+    <T::Address as Lane>::Stored: Word,
+{
+    #[inline(always)]
+    unsafe fn run(warp: &mut Warp, op: &Op) -> Flow {
+        // SAFETY: the decoder put addresses of shared memory into `a`, of global memory into `b`.
+        unsafe { issue_copy::<T>(warp, op) }
+    }
 }
 
-fn issue_copy(warp: &mut Warp, op: &Op) -> Flow {
-    let bytes = u64::from(op.x & 255);
-    // SAFETY: the list was made by the decoder below.
-    let slots = unsafe { warp.wide(op) };
-    let (narrow, generic) = (op.y & 1 != 0, op.y & 2 != 0);
-    let space = if op.y & 4 != 0 { OpSpace::Generic } else { OpSpace::Shared };
-    let filled = match op.y >> 4 {
+#[inline(always)]
+unsafe fn issue_copy<T: FastSpace>(warp: &mut Warp, op: &Op) -> Flow
+where
+    <T::Address as Lane>::Stored: Word,
+{
+    let bytes = u64::from(op.x);
+    let filled = match op.y & 3 {
         0 => [bytes as u8; 32],
         // SAFETY: a 32-bit slot.
         1 => unsafe { warp.lanes::<u32>(op.c) }.map(|size| u64::from(size).min(bytes) as u8),
@@ -104,26 +136,39 @@ fn issue_copy(warp: &mut Warp, op: &Op) -> Flow {
             std::array::from_fn(|lane| if ignored >> lane & 1 != 0 { 0 } else { bytes as u8 })
         }
     };
-    let low_half = Op { imm: op.imm as u32 as i32 as i64 as u64, ..*op };
-    let high_half = Op { imm: (op.imm as i64 >> 32) as u64, ..*op };
     let weak = Ordering::default();
-    let to = AccessOp::new(TO, weak, space, narrow);
-    let from = AccessOp::new(FROM, weak, if generic { OpSpace::Generic } else { OpSpace::Global }, false);
-    let to = match pointers_of(warp, &low_half, slots[0], to, bytes) {
+    let to_op = Op { imm: i64::from(op.imm as u32 as i32) as u64, ..*op };
+    let from_op = Op { imm: (op.imm as i64 >> 32) as u64, ..*op };
+    let to = AccessOp::new(AccessKind::AsyncWrite, weak, OpSpace::Shared, size_of::<T::Address>() == 4);
+    let from = AccessOp::new(AccessKind::AsyncRead, weak, OpSpace::Global, false);
+    // SAFETY: the caller's contract.
+    let to = match unsafe { spread::<T>(warp, &to_op, op.a, to, bytes) } {
         Ok(pointers) => pointers,
         Err(flow) => return flow,
     };
     // A lane that copies nothing may have any source address, as long as nothing is read there.
     let mask = warp.mask;
-    let reading = lanes(mask).filter(|&lane| filled[lane] != 0).fold(0, |mask, lane| mask | 1 << lane);
+    let mut reading = lanes(mask).filter(|&lane| filled[lane] != 0).fold(0u32, |mask, lane| mask | 1 << lane);
     let mut sources = to;
-    if reading != 0 {
-        warp.mask = reading;
-        let result = pointers_of(warp, &high_half, slots[1], from, bytes);
-        warp.mask = mask;
-        match result {
-            Ok(pointers) => sources = pointers,
-            Err(flow) => return flow,
+    while reading != 0 {
+        let size = filled[reading.trailing_zeros() as usize];
+        let same = lanes(reading).filter(|&lane| filled[lane] == size).fold(0u32, |mask, lane| mask | 1 << lane);
+        reading &= !same;
+        // Only the bytes that are copied have to be there. They are looked at in pieces of powers of two, the largest first.
+        let mut offset = 0;
+        for piece in [16u64, 8, 4, 2, 1].into_iter().filter(|piece| u64::from(size) & piece != 0) {
+            let shifted = Op { imm: from_op.imm.wrapping_add(offset), ..from_op };
+            warp.mask = same;
+            // SAFETY: the caller's contract.
+            let result = unsafe { spread::<Global>(warp, &shifted, op.b, from, piece) };
+            warp.mask = mask;
+            match result {
+                Ok(pointers) if offset == 0 && same == mask => sources = pointers,
+                Ok(pointers) if offset == 0 => lanes(same).for_each(|lane| sources[lane] = pointers[lane]),
+                Ok(_) => {}
+                Err(flow) => return flow,
+            }
+            offset += piece;
         }
     }
     if warp.running().checked() {
@@ -137,7 +182,7 @@ fn issue_copy(warp: &mut Warp, op: &Op) -> Flow {
         let group = warp.copies.committed[left.trailing_zeros() as usize];
         let same = lanes(left).filter(|&lane| warp.copies.committed[lane] == group).fold(0, |m, lane| m | 1 << lane);
         left &= !same;
-        warp.copies.pending.push(Pending { mask: same, group, bytes: bytes as u32, filled, from: sources, to });
+        warp.copies.pending.push_back(Pending { mask: same, group, bytes: bytes as u32, filled, from: sources, to });
     }
     Flow::Next
 }
@@ -157,6 +202,10 @@ fn commit() -> Exec {
 fn wait() -> Exec {
     free(|warp, op| {
         if let Some(monitor) = warp.monitor() {
+            if op.y != 0 {
+                // What has not been committed is waited for too.
+                monitor.commit_copies(warp);
+            }
             monitor.wait_copies(warp, op.x);
         }
         let mask = warp.mask;
@@ -185,7 +234,7 @@ pub(crate) fn decode(i: &Instruction, b: &mut Builder<'_>) -> Result<(), Compile
         return Err(b.error(i, "bulk and tensor copies are not modelled"));
     }
     if m.take("mbarrier") {
-        return super::mbarrier::decode_copy_arrive(i, b, m);
+        return crate::ops::mbarrier::decode_copy_arrive(i, b, m);
     }
     if m.take("commit_group") {
         m.finish(b)?;
@@ -219,7 +268,7 @@ fn decode_issue(i: &Instruction, b: &mut Builder<'_>, mut m: Modifiers<'_>) -> R
     let hint = take_hints(&mut m);
     let (target, source) = (take_space(&mut m), take_space(&mut m));
     m.finish(b)?;
-    if !matches!(target, None | Some(Space::Shared)) || !matches!(source, None | Some(Space::Global)) {
+    if (target, source) != (Some(Space::Shared), Some(Space::Global)) {
         return Err(b.error(i, "copies go from .global to .shared"));
     }
     let mut operands = i.operands.as_slice();
@@ -240,8 +289,8 @@ fn decode_issue(i: &Instruction, b: &mut Builder<'_>, mut m: Modifiers<'_>) -> R
         Operand::Integer { value: value @ (4 | 8 | 16), .. } => *value as u32,
         _ => return Err(b.error(i, "the size must be 4, 8 or 16")),
     };
-    let mut op = Op::new(issue());
-    let mut high = Op::new(issue());
+    let mut op = Op::new(commit());
+    let mut high = op;
     let narrow = register_address(i, b, to, target, &mut op)?;
     let from_narrow = register_address(i, b, from, source, &mut high)?;
     if from_narrow {
@@ -252,8 +301,8 @@ fn decode_issue(i: &Instruction, b: &mut Builder<'_>, mut m: Modifiers<'_>) -> R
         return Err(b.error(i, "an offset does not fit in 32 bits"));
     };
     op.imm = (i64::from(high_offset) << 32) as u64 | u64::from(low as u32);
-    let slots = vec![op.a, high.a];
-    op.a = NO_SLOT;
+    op.b = high.a;
+    op.exec = if narrow { exec::<Issue<Shared32>>() } else { exec::<Issue<Shared64>>() };
     let how = match rest {
         None => 0,
         Some(operand) => {
@@ -269,7 +318,7 @@ fn decode_issue(i: &Instruction, b: &mut Builder<'_>, mut m: Modifiers<'_>) -> R
         }
     };
     op.x = bytes;
-    op.y = u32::from(narrow) | u32::from(source.is_none()) << 1 | u32::from(target.is_none()) << 2 | how << 4;
-    b.emit_wide(op, slots);
+    op.y = how;
+    b.emit(op);
     Ok(())
 }

@@ -1,5 +1,8 @@
 //! `mbarrier`: counted barriers that are objects in shared memory.
 
+#[cfg(test)]
+mod tests;
+
 use super::{
     async_copy,
     memory::{AccessOp, op_space, pointers_of, register_address, take_scope, take_space},
@@ -35,7 +38,7 @@ const MARK: u64 = 0b10 << 62;
 
 impl State {
     fn unpack(bits: u64) -> Option<Self> {
-        (bits >> 62 == 0b10).then(|| Self {
+        (bits >> 62 == 0b10).then_some(Self {
             phase: bits >> 61 & 1 != 0,
             pending: (bits >> 41) as u32 & MOST,
             expected: (bits >> 21) as u32 & MOST,

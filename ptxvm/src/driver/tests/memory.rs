@@ -1,0 +1,140 @@
+//! Memory, copies, fills and pools.
+
+use super::super::types::{Copy2D, memory_type};
+use super::super::{copy, fill, host_memory, memory, pointer, pool};
+use super::*;
+
+#[test]
+fn freeing_twice_or_in_the_middle_is_an_error_and_the_rest_stays() {
+    let world = World::new();
+    let first = world.numbers(&[1, 2, 3, 4]);
+    let second = world.numbers(&[5]);
+    fails(memory::cuMemFree_v2(first + 4), Status::InvalidValue);
+    ok(memory::cuMemFree_v2(first));
+    fails(memory::cuMemFree_v2(first), Status::InvalidValue);
+    ok(memory::cuMemFree_v2(0));
+    assert_eq!(world.read(second, 1), [5]);
+}
+
+#[test]
+fn copies_beyond_an_allocation_are_refused() {
+    let world = World::new();
+    let pointer = world.numbers(&[1, 2, 3, 4]);
+    let mut numbers = [0_u32; 8];
+    let address: Opaque = numbers.as_mut_ptr().cast();
+    fails(copy::cuMemcpyDtoH_v2(address, pointer, 17), Status::InvalidValue);
+    fails(copy::cuMemcpyDtoH_v2(address, pointer + 8, 9), Status::InvalidValue);
+    ok(copy::cuMemcpyDtoH_v2(address, pointer + 8, 8));
+    assert_eq!(numbers[..2], [3, 4]);
+    fails(copy::cuMemcpyDtoH_v2(address, numbers.as_ptr() as u64, 4), Status::InvalidValue);
+    fails(fill::cuMemsetD32_v2(pointer, 0, 5), Status::InvalidValue);
+    fails(fill::cuMemsetD32_v2(pointer + 2, 0, 1), Status::InvalidValue);
+}
+
+#[test]
+fn memory_is_limited_to_the_card_s() {
+    let _world = World::new();
+    let (mut free, mut total) = (0, 0);
+    ok(memory::cuMemGetInfo_v2(out(&mut free), out(&mut total)));
+    assert_eq!(total, 81_079 << 20);
+    let mut pointer = 0;
+    fails(memory::cuMemAlloc_v2(out(&mut pointer), total + 1), Status::OutOfMemory);
+    fails(memory::cuMemAlloc_v2(out(&mut pointer), 0), Status::InvalidValue);
+}
+
+#[test]
+fn rectangles_keep_to_their_pitches() {
+    let world = World::new();
+    let pointer = world.numbers(&(0..32).collect::<Vec<u32>>());
+    let mut numbers = [99_u32; 6];
+    // Two rows of three from column 1 and row 1 of rows of eight.
+    let rectangle = Copy2D {
+        from_x: 4,
+        from_y: 1,
+        from_type: memory_type::DEVICE,
+        from_host: 0,
+        from_device: pointer,
+        from_array: Handle::NULL,
+        from_pitch: 32,
+        to_x: 0,
+        to_y: 0,
+        to_type: memory_type::HOST,
+        to_host: numbers.as_mut_ptr() as u64,
+        to_device: 0,
+        to_array: Handle::NULL,
+        to_pitch: 12,
+        width: 12,
+        height: 2,
+    };
+    ok(copy::cuMemcpy2D_v2(input(&rectangle)));
+    assert_eq!(numbers, [9, 10, 11, 17, 18, 19]);
+    fails(copy::cuMemcpy2D_v2(input(&Copy2D { height: 4, ..rectangle })), Status::InvalidValue);
+    fails(copy::cuMemcpy2D_v2(input(&Copy2D { from_pitch: 8, ..rectangle })), Status::InvalidValue);
+    let array = Copy2D { from_type: memory_type::ARRAY, ..rectangle };
+    fails(copy::cuMemcpy2D_v2(input(&array)), Status::NotSupported);
+    ok(fill::cuMemsetD2D32_v2(pointer + 4, 32, 7, 2, 3));
+    let filled = world.read(pointer, 32);
+    let sevens: Vec<usize> = (0..32).filter(|index| filled[*index] == 7).collect();
+    assert_eq!(sevens, [1, 2, 7, 9, 10, 17, 18]);
+}
+
+#[test]
+fn memory_in_stream_order_lives_until_its_stream_has_freed_it() {
+    let world = World::new();
+    let stream = world.stream(1);
+    let mut pointer = 0;
+    ok(pool::cuMemAllocAsync(out(&mut pointer), 4096, stream));
+    ok(fill::cuMemsetD32Async(pointer, 3, 1024, stream));
+    ok(world.step(pointer, 1024, 4, stream));
+    let mut numbers = vec![0_u32; 1024];
+    ok(copy::cuMemcpyDtoHAsync_v2(numbers.as_mut_ptr().cast(), pointer, 4096, stream));
+    assert!(numbers.iter().all(|number| *number == 13));
+    ok(pool::cuMemFreeAsync(pointer, stream));
+    ok(stream::cuStreamSynchronize(stream));
+    fails(pool::cuMemFreeAsync(pointer, stream), Status::InvalidValue);
+    let mut pool = Handle::NULL;
+    ok(pool::cuDeviceGetDefaultMemPool(out(&mut pool), 0));
+    fails(pool::cuMemPoolDestroy(pool), Status::InvalidValue);
+    let mut threshold = 1_u64 << 40;
+    ok(pool::cuMemPoolSetAttribute(pool, 4, input(&threshold).cast()));
+    threshold = 0;
+    ok(pool::cuMemPoolGetAttribute(pool, 4, out(&mut threshold).cast()));
+    assert_eq!(threshold, 1 << 40);
+}
+
+#[test]
+fn pointers_tell_what_they_are() {
+    let world = World::new();
+    let device = world.numbers(&[1]);
+    let mut pinned: Opaque = std::ptr::null_mut();
+    ok(host_memory::cuMemHostAlloc(out(&mut pinned), 64, 0));
+    let mut kind = 0_u32;
+    ok(pointer::cuPointerGetAttribute(out(&mut kind).cast(), 2, device));
+    assert_eq!(kind, memory_type::DEVICE);
+    ok(pointer::cuPointerGetAttribute(out(&mut kind).cast(), 2, pinned as u64 + 8));
+    assert_eq!(kind, memory_type::HOST);
+    fails(
+        pointer::cuPointerGetAttribute(out(&mut kind).cast(), 2, std::ptr::from_ref(&kind) as u64),
+        Status::InvalidValue,
+    );
+    let mut context = Handle::NULL;
+    ok(pointer::cuPointerGetAttribute(out(&mut context).cast(), 1, device));
+    assert_eq!(context, world.context);
+    fails(memory::cuMemFree_v2(pinned as u64), Status::InvalidValue);
+    ok(host_memory::cuMemFreeHost(pinned));
+    fails(host_memory::cuMemFreeHost(pinned), Status::InvalidValue);
+}
+
+#[test]
+fn host_memory_is_registered_once() {
+    let _world = World::new();
+    let mut buffer = vec![0_u64; 1024];
+    let address: Opaque = buffer.as_mut_ptr().cast();
+    fails(host_memory::cuMemHostUnregister(address), Status::HostMemoryNotRegistered);
+    ok(host_memory::cuMemHostRegister_v2(address, 8192, 0));
+    fails(host_memory::cuMemHostRegister_v2(address, 8192, 0), Status::HostMemoryAlreadyRegistered);
+    let mut device = 0;
+    ok(host_memory::cuMemHostGetDevicePointer_v2(out(&mut device), address, 0));
+    assert_eq!(device, buffer.as_ptr() as u64);
+    ok(host_memory::cuMemHostUnregister(address));
+}
