@@ -20,6 +20,8 @@ pub(super) struct CopyPlan {
     to: End,
     /// The source as it was when the call was made, where that was ordinary host memory.
     staged: Option<Arc<Vec<u8>>>,
+    /// The host does it: a blocking call that reads or writes memory of the host.
+    pub(super) by_host: bool,
 }
 
 /// One end of a copy.
@@ -132,7 +134,7 @@ impl CopyPlan {
             height: raw.to_height,
             name: "destination",
         };
-        Ok(CopyPlan { raw, from: from.end(&raw)?, to: to.end(&raw)?, staged: None })
+        Ok(CopyPlan { raw, from: from.end(&raw)?, to: to.end(&raw)?, staged: None, by_host: false })
     }
 
     fn is_empty(&self) -> bool {
@@ -269,6 +271,7 @@ pub(super) fn copy(raw: Copy3D, stream: Handle, blocking: Blocking) -> Outcome {
         state.forbid_on_captured(stream, "a copy that the host waits for")?;
     }
     let mut wait = blocking == Blocking::Yes && (plan.to.host || plan.from.host);
+    plan.by_host = wait;
     if !captured && plan.to.pageable {
         wait = true;
     } else if !captured && plan.from.pageable {

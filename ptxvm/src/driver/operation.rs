@@ -92,7 +92,7 @@ impl Operation {
             }
             Operation::Copy(plan) => {
                 let label = label.text("copy");
-                let copy = move || happening_at(&order, &label, false, || plan.run());
+                let copy = move || happening_at(&order, &label, plan.by_host, || plan.run());
                 Box::new(move || copy().map_err(|error| bad_access(&error, "copy")))
             }
             Operation::Fill(fill) => {

@@ -11,9 +11,6 @@ macro_rules! statuses {
         pub(crate) enum Status { $($variant = $code,)* }
 
         impl Status {
-            #[cfg(test)]
-            pub(super) const ALL: &[Status] = &[$(Status::$variant,)*];
-
             pub(super) fn from_code(code: u32) -> Option<Status> {
                 match code { $($code => Some(Status::$variant),)* _ => None }
             }

@@ -4,7 +4,7 @@ use super::{
     fault::{Fault, FaultKind, Place},
     launch::Running,
     splits::first_frame,
-    warp::{SplitState, Stop, Warp},
+    warp::{Split, SplitState, Stop, Warp},
 };
 use crate::monitor::Monitor;
 
@@ -177,18 +177,24 @@ impl Block {
                 );
             }
         }
-        let Some(&first) = self.warps.iter().find(|&&warp| {
-            // SAFETY: as in `any_runnable`.
-            unsafe { (*warp).live != 0 }
-        }) else {
-            return;
+        // SAFETY: as in `any_runnable`, for both.
+        let alive = |warp: &&*mut Warp| unsafe { (***warp).live != 0 };
+        let waits = |warp: &&*mut Warp| {
+            // SAFETY: as above.
+            let others = unsafe { &(***warp).others };
+            others.iter().any(|split| matches!(split.state, SplitState::Converge(_)))
         };
+        let Some(&first) = self.warps.iter().find(waits).or(self.warps.iter().find(alive)) else { return };
         // SAFETY: as in `any_runnable`.
         let warp = unsafe { &mut *first };
-        if let Some(split) = warp.others.first().copied() {
+        let waiting = |split: &&Split| matches!(split.state, SplitState::Converge(_));
+        if let Some(split) = warp.others.iter().find(waiting).or(warp.others.first()).copied() {
             (warp.pc, warp.mask, warp.frame) = (split.pc, split.mask, split.frame);
         }
-        warp.fault = Some(Box::new(Fault::new(FaultKind::Deadlock, "deadlock", message)));
+        // Lanes that wait for others of their warp have named ones that do not come.
+        let waits_for_lanes = |split: &Split| matches!(split.state, SplitState::Converge(_));
+        let finding = if warp.others.iter().any(waits_for_lanes) { "warp-mask" } else { "deadlock" };
+        warp.fault = Some(Box::new(Fault::new(FaultKind::Deadlock, finding, message)));
     }
 
     /// The fault of whichever warp has one, with its place.

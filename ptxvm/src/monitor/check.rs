@@ -137,6 +137,9 @@ impl Checker {
     fn shared_release(&mut self, actor: &Actor, access: &Access<'_>) {
         let clock = &mut self.warps[actor.warp as usize];
         let how = strong(access);
+        if how.acquires || how.releases {
+            clock.fence_lanes(access.mask);
+        }
         if self.locations.is_empty() && !how.releases && !clock.has_fenced(access.mask) {
             return;
         }
@@ -253,6 +256,9 @@ impl Checker {
     fn global_release(&mut self, actor: &Actor, access: &Access<'_>, pages: &Pages, released: bool) {
         let clock = &mut self.warps[actor.warp as usize];
         let how = strong(access);
+        if how.acquires || how.releases {
+            clock.fence_lanes(access.mask);
+        }
         let hands_on = how.writes && (how.releases || clock.has_fenced(access.mask));
         if !released && !hands_on {
             return;
@@ -377,6 +383,12 @@ impl Checker {
     /// A fence.
     pub(crate) fn fence(&mut self, actor: &Actor, scope: Scope) {
         self.warps[actor.warp as usize].fence(actor.mask, scope != Scope::Block);
+    }
+
+    /// Lanes read registers of lanes that do not take part in a shuffle.
+    pub(crate) fn shuffled_from_absent(&mut self, actor: &Actor, readers: u32) {
+        let at = self.at(actor, readers.trailing_zeros());
+        self.teller.shuffled_from_absent(at, readers);
     }
 
     /// An mbarrier.

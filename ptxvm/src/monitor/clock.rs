@@ -86,6 +86,8 @@ struct LaneOrder {
     all: u32,
     /// `pairs[b][a]`: what lane a did at clocks below this is ordered before lane b.
     pairs: Option<Box<[[u32; 32]; 32]>>,
+    /// The clock of each lane's last fence.
+    fenced: [u32; 32],
 }
 
 impl LaneOrder {
@@ -109,6 +111,22 @@ impl LaneOrder {
         }
         for lane in lanes() {
             pairs[lane] = row;
+        }
+    }
+
+    /// Fences of some lanes: what other lanes did before their own last fence is ordered before what these do now, as a
+    /// lock handed on within a warp needs. (Whether a strong access carried it over is not looked at.)
+    fn fence(&mut self, lanes: u32, clock: u32) {
+        let all = self.all;
+        let pairs = self.pairs.get_or_insert_with(|| Box::new([[all; 32]; 32]));
+        let members = || (0..32).filter(|lane| lanes >> lane & 1 != 0);
+        for lane in members() {
+            for (known, fenced) in pairs[lane].iter_mut().zip(&self.fenced) {
+                *known = (*known).max(*fenced);
+            }
+        }
+        for lane in members() {
+            self.fenced[lane] = clock;
         }
     }
 
@@ -141,7 +159,7 @@ pub(crate) struct WarpClock {
 impl WarpClock {
     /// A warp at the start of its block; clocks start at `start`, and nothing below matters any more.
     pub(crate) fn new(block: u32, warp: u32, warps: usize, start: u32) -> Self {
-        let order = LaneOrder { all: start, pairs: None };
+        let order = LaneOrder { all: start, pairs: None, fenced: [0; 32] };
         Self {
             block,
             warp,
@@ -234,29 +252,25 @@ impl WarpClock {
         }
     }
 
-    /// Some lanes alone fence, acquire or release: as lanes do that hand a lock to one another. Which of them synchronises with
-    /// which is not followed up; all accesses of the warp before count as ordered.
-    fn parted(&mut self, lanes: u32) {
-        if lanes != u32::MAX {
-            self.memory = LaneOrder { all: self.now, pairs: None };
-            self.execution = self.memory.clone();
-            self.bound[self.warp as usize] = self.now - 1;
-        }
-    }
-
     /// A fence of `lanes`; `wide`: beyond the block.
     pub(crate) fn fence(&mut self, lanes: u32, wide: bool) {
+        self.fence_lanes(lanes);
         for reach in 0..=usize::from(wide) {
             if let Some(found) = self.found[reach].take() {
                 self.acquire(&found);
             }
         }
         let message = self.release();
-        self.parted(lanes);
         for reach in 0..=usize::from(wide) {
             let before = self.fenced[reach].as_ref().map_or(0, |(_, lanes)| *lanes);
             self.fenced[reach] = Some((message.clone(), lanes | before));
         }
+    }
+
+    /// A fence, or a strong access that acquires or releases, as far as it orders lanes of this warp.
+    pub(crate) fn fence_lanes(&mut self, lanes: u32) {
+        self.tick();
+        self.memory.fence(lanes, self.now);
     }
 
     /// Whether [`Self::fenced`] gives anything.
@@ -283,10 +297,6 @@ impl Location {
     /// A strong access of `clock`'s warp. `reads`, `writes`: what it does; `acquires`, `releases`: its own order;
     /// `wide`: its scope reaches beyond the block.
     pub(crate) fn access(&mut self, clock: &mut WarpClock, lanes: u32, how: Strong) {
-        if how.acquires {
-            clock.tick();
-            clock.parted(lanes);
-        }
         if how.reads {
             if let Some((block, message)) = &self.narrow
                 && *block == clock.block

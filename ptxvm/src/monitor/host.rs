@@ -210,16 +210,21 @@ pub(crate) fn memory_error(error: &MemoryError, label: &str) {
     });
 }
 
+/// What the program should have freed: not variables of modules, nor memory of its own that it registered.
+fn is_leak(allocation: &Allocation) -> bool {
+    let host = matches!(allocation.kind, AllocationKind::Pinned | AllocationKind::Managed);
+    starts_undefined(allocation.kind) || host && !allocation.serial_label.starts_with("variable ")
+}
+
 /// Records memory that was never freed.
 pub(crate) fn leaks() {
     if !super::is_checked() {
         return;
     }
-    let leaked = |kind| starts_undefined(kind) || matches!(kind, AllocationKind::Pinned | AllocationKind::Managed);
-    for allocation in Memory::global().allocations().into_iter().filter(|leak| leaked(leak.kind)) {
+    for allocation in Memory::global().allocations().into_iter().filter(is_leak) {
         Findings::global().record(Finding {
             kind: "leak",
-            message: format!("{} bytes of memory have not been freed", allocation.bytes),
+            message: format!("{} bytes have not been freed", allocation.bytes),
             at: Spot { label: allocation.serial_label.clone(), ..Spot::default() },
             allocation: Some(AllocationNote {
                 address: allocation.base,

@@ -140,6 +140,10 @@ impl Monitor for Checker {
         Checker::warp_sync(self, &Actor::of(warp), members, memory);
     }
 
+    fn shuffled_from_absent(&mut self, warp: &Warp, readers: u32) {
+        Checker::shuffled_from_absent(self, &Actor::of(warp), readers);
+    }
+
     fn fence(&mut self, warp: &Warp, scope: Scope) {
         Checker::fence(self, &Actor::of(warp), scope);
     }

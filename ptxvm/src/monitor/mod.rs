@@ -114,6 +114,8 @@ pub trait Monitor: Send {
     /// A warp-wide instruction with its members (per lane equal or not: one call per distinct mask). `memory`: it orders
     /// memory among them (`bar.warp.sync`); shuffles and votes do not.
     fn warp_sync(&mut self, warp: &Warp, members: u32, memory: bool);
+    /// The lanes of `readers` shuffle (`.idx`) from lanes that do not take part: what they get is undefined.
+    fn shuffled_from_absent(&mut self, warp: &Warp, readers: u32);
     /// `fence`/`membar`.
     fn fence(&mut self, warp: &Warp, scope: Scope);
     /// An mbarrier in shared memory at `address`: arrivals release to whoever sees the phase complete.

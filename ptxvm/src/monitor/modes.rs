@@ -101,6 +101,7 @@ impl Monitor for Both<Box<dyn Monitor>> {
         arrive(warp: &Warp, id: u32, waits: bool, aligned: bool);
         release(id: u32);
         warp_sync(warp: &Warp, members: u32, memory: bool);
+        shuffled_from_absent(warp: &Warp, readers: u32);
         fence(warp: &Warp, scope: Scope);
         mbarrier(warp: &Warp, address: u64, event: MbarrierEvent);
         operation(warp: &Warp);

@@ -221,6 +221,16 @@ impl Teller {
         );
     }
 
+    pub(crate) fn shuffled_from_absent(&mut self, at: At, readers: u32) {
+        self.tell(
+            "warp-mask",
+            at,
+            None,
+            || None,
+            || format!("{} read from lanes that do not take part in the shuffle", lanes(readers)),
+        );
+    }
+
     pub(crate) fn members_disagree(&mut self, at: At, missing: u32) {
         self.tell(
             "warp-mask",

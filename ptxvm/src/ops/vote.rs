@@ -98,7 +98,8 @@ fn run_shuffle(warp: &mut Warp, op: &Op, kind: Shuffle) -> Flow {
             let values = warp.lanes::<u32>(op.a);
             let (distances, clamps) = (warp.lanes::<u32>(op.b), warp.lanes::<u32>(op.c));
             let mut result = [0; 32];
-            let mut valid = 0;
+            let (mut valid, mut absent) = (0, 0);
+            let present = warp.mask;
             for lane in 0..32i32 {
                 let (b, c) = (distances[lane as usize], clamps[lane as usize]);
                 let (distance, clamp, segments) = ((b & 31) as i32, (c & 31) as i32, (c >> 8 & 31) as i32);
@@ -115,7 +116,15 @@ fn run_shuffle(warp: &mut Warp, op: &Op, kind: Shuffle) -> Flow {
                 };
                 let source = if holds { source } else { lane };
                 valid |= u32::from(holds) << lane;
+                absent |= (!present >> (source & 31) & 1) << lane;
                 result[lane as usize] = values[(source & 31) as usize];
+            }
+            // Sums by .down and its kin let lanes at the edge read what they do not use; a lane that is named is used.
+            if matches!(kind, Shuffle::Index)
+                && absent & present != 0
+                && let Some(monitor) = warp.monitor()
+            {
+                monitor.shuffled_from_absent(warp, absent & present);
             }
             warp.write::<u32>(op.d, &result);
             if wide[1] != NO_SLOT {

@@ -112,7 +112,8 @@ fn graphs_made_by_hand_keep_to_their_edges_and_can_be_changed() {
     ok(executable::cuGraphLaunch(instance, Handle::NULL));
     assert_eq!(world.read(pointer, 64), [11; 64]);
 
-    factor = 100;
+    // The node holds its address.
+    let _ = std::mem::replace(&mut factor, 100);
     ok(graph_update::cuGraphExecKernelNodeSetParams(instance, stepped, input(&node)));
     ok(executable::cuGraphLaunch(instance, Handle::NULL));
     assert_eq!(world.read(pointer, 64), [201; 64]);
@@ -158,10 +159,12 @@ fn a_child_graph_is_a_copy_that_runs_between_its_neighbours() {
     ok(graph::cuGraphCreate(out(&mut outer), 0));
     let node = step_node(&world, &mut params);
     ok(graph_nodes::cuGraphAddKernelNode(out(&mut a), inner, null(), 0, input(&node)));
-    factor = 2;
+    // The node holds its address.
+    let _ = std::mem::replace(&mut factor, 2);
     ok(graph_nodes::cuGraphAddKernelNode(out(&mut a), outer, null(), 0, input(&node)));
     ok(graph_nodes::cuGraphAddChildGraphNode(out(&mut b), outer, input(&a), 1, inner));
-    factor = 3;
+    // The node holds its address.
+    let _ = std::mem::replace(&mut factor, 3);
     ok(graph_nodes::cuGraphAddKernelNode(out(&mut c), outer, input(&b), 1, input(&node)));
     ok(graph::cuGraphDestroy(inner));
     let mut instance = Handle::NULL;

@@ -252,6 +252,8 @@ impl Monitor for Profiler {
 
     fn warp_sync(&mut self, _warp: &Warp, _members: u32, _memory: bool) {}
 
+    fn shuffled_from_absent(&mut self, _warp: &Warp, _readers: u32) {}
+
     fn fence(&mut self, _warp: &Warp, _scope: Scope) {}
 
     fn mbarrier(&mut self, _warp: &Warp, _address: u64, _event: MbarrierEvent) {}

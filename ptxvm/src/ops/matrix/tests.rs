@@ -8,7 +8,7 @@ use super::{
     quads,
     reference::{self, Product},
     transpose::{transpose, transpose_plainly},
-    vector::{Portable, Vector},
+    vector::Portable,
 };
 use crate::{machine::op::Slot, ptx::ast::Type};
 
