@@ -482,6 +482,9 @@ fn lanes_of_a_warp_may_hand_a_lock_to_one_another() {
             }
             world.does((0, 0), 2, one(AccessSpace::Global, Read, lane, data, Ordering::default()));
             world.does((0, 0), 3, one(AccessSpace::Global, Write, lane, data, Ordering::default()));
+            if fenced {
+                world.does((0, 0), 4, Do::Fence(1 << lane, Scope::Device));
+            }
         }
         assert_eq!(world.found().is_empty(), fenced);
     }
