@@ -470,3 +470,22 @@ fn a_finding_is_counted_not_repeated() {
     assert_eq!(list.len(), kinds.len());
     assert!(list[0].count >= 32, "{}", list[0].count);
 }
+
+#[test]
+fn lanes_of_a_warp_may_hand_a_lock_to_one_another() {
+    for fenced in [true, false] {
+        let mut world = World::new(1);
+        let data = world.range(4096, true);
+        for lane in [3, 4] {
+            if fenced {
+                world.does((0, 0), 1, Do::Fence(1 << lane, Scope::Device));
+            }
+            world.does((0, 0), 2, one(AccessSpace::Global, Read, lane, data, Ordering::default()));
+            world.does((0, 0), 3, one(AccessSpace::Global, Write, lane, data, Ordering::default()));
+            if fenced {
+                world.does((0, 0), 4, Do::Fence(1 << lane, Scope::Device));
+            }
+        }
+        assert_eq!(world.found().is_empty(), fenced);
+    }
+}

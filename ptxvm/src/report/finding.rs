@@ -93,6 +93,7 @@ impl Finding {
         }
         let kind = match fault.finding {
             "misaligned-address" => "misaligned",
+            "null-pointer" => "out-of-bounds",
             other => other,
         };
         Self { kind, message: fault.message.clone(), at, count: 1, seed: source.seed, ..Self::default() }
