@@ -354,11 +354,6 @@ impl Checker {
         }
     }
 
-    /// An access to local memory whose contents are known to be there.
-    pub(crate) fn local_written(&mut self, actor: &Actor, access: &Access<'_>) {
-        self.local_access(actor, &Access { kind: AccessKind::Write, ..*access });
-    }
-
     /// `cp.async.commit_group`.
     pub(crate) fn commit(&mut self, actor: &Actor) {
         self.copies[actor.warp as usize].commit(actor.mask);

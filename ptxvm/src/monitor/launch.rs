@@ -1,7 +1,7 @@
 //! A launch that is being checked or profiled.
 
 use super::{
-    Access, AccessSpace, LaunchWatch, MbarrierEvent, Monitor, Scope,
+    Access, LaunchWatch, MbarrierEvent, Monitor, Scope,
     actor::Actor,
     check::{Checker, Extra},
     pages::Pages,
@@ -10,7 +10,6 @@ use super::{
 use crate::{
     machine::{Fault, Launch, warp::Warp},
     ops::memory::Element,
-    program::Formal,
     report::{Finding, Findings},
 };
 use std::sync::Arc;
@@ -24,8 +23,6 @@ struct Traits {
     store: bool,
     /// Waits for copies that have not been committed too.
     all: bool,
-    /// Works on parameters, which calls fill without being seen.
-    param: bool,
 }
 
 /// What the checkers of a launch's blocks share.
@@ -49,7 +46,6 @@ impl LaunchChecker {
             collective: ["ldmatrix", "stmatrix", "wmma"].iter().any(|name| opcode.starts_with(name)),
             store: opcode.starts_with("st."),
             all: opcode.ends_with("wait_all"),
-            param: opcode.contains(".param"),
         }
     }
 
@@ -114,9 +110,6 @@ impl Monitor for Checker {
     fn access(&mut self, warp: &Warp, access: &Access<'_>) {
         let actor = Actor::of(warp);
         let traits = self.launch.traits_of(&actor);
-        if access.space == AccessSpace::Local && (traits.param || in_params(warp, access)) {
-            return self.local_written(&actor, access);
-        }
         let value = |lane: usize| stored(warp, lane);
         let values: Option<&dyn Fn(usize) -> u128> = if traits.store { Some(&value) } else { None };
         // SAFETY: the block outlives its warps; nobody writes its memory while the operation is being looked at.
@@ -170,16 +163,6 @@ impl Monitor for Checker {
     fn block_end(&mut self) {
         Checker::block_end(self);
     }
-}
-
-/// Whether a local access is to the parameters of the running function.
-fn in_params(warp: &Warp, access: &Access<'_>) -> bool {
-    let base = u64::from(warp.frames[warp.frame as usize].local_base);
-    let at = access.addresses[warp.leader()].wrapping_sub(base);
-    warp.function().params.iter().any(|formal| match *formal {
-        Formal::Frame { offset, bytes } => at.wrapping_sub(offset.into()) < bytes.into(),
-        Formal::Register { .. } => false,
-    })
 }
 
 /// What a lane of a store stores.
