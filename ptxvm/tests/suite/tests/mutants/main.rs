@@ -47,8 +47,7 @@ macro_rules! kinds {
 
 kinds! {
     accesses_out_of_bounds_are_found: "out-of-bounds",
-    misaligned_accesses_are_found: "misaligned-address",
-    null_pointers_are_found: "null-pointer",
+    misaligned_accesses_are_found: "misaligned",
     uses_after_free_are_found: "use-after-free",
     double_frees_are_found: "double-free",
     leaks_are_found: "leak",
