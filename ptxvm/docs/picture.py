@@ -1,6 +1,7 @@
-"""Draws a terminal's text (stdin) as SVG (stdout):
+"""Draws a terminal's text (stdin) as SVG (stdout).
 
-ptxvm run ptxvm/examples/race.cu --block 256 --arg 'f32[256]=iota' 'f32[1]=zero' 2>&1 | python3 ptxvm/docs/picture.py > ptxvm/docs/race.svg
+docs/race.svg is the output of `ptxvm run race.cu --block 256 --arg 'f32[256]=iota' 'f32[1]=zero'` in examples/, shortened to
+one finding and the last line: python3 docs/picture.py < text > docs/race.svg
 """
 
 import sys
