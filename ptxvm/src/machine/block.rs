@@ -28,6 +28,7 @@ pub(crate) struct Block {
     shared_bytes: usize,
     pub(crate) barriers: [Barrier; 16],
     pub(crate) warps: Vec<*mut Warp>,
+    running: *const Running<'static>,
     monitor: Option<Box<dyn Monitor>>,
     order: Vec<usize>,
     /// Slices in which nothing but waiting happened.
@@ -52,12 +53,30 @@ pub(crate) enum Round {
     Fault,
 }
 
-impl Drop for Block {
+/// The memory of a block that has ended.
+#[derive(Default)]
+pub(crate) struct Spare {
+    shared: Vec<SharedLine>,
+    warps: Vec<*mut Warp>,
+}
+
+// SAFETY: a spare owns what its pointers point to, and nobody works on it.
+unsafe impl Send for Spare {}
+
+impl Drop for Spare {
     fn drop(&mut self) {
         for warp in self.warps.drain(..) {
-            // SAFETY: made by `Box::into_raw` in `new`, dropped once.
+            // SAFETY: made by `Box::into_raw` in `Block::new`, dropped once.
             drop(unsafe { Box::from_raw(warp) });
         }
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        let spare = Spare { shared: std::mem::take(&mut self.shared), warps: std::mem::take(&mut self.warps) };
+        // SAFETY: the launch outlives its blocks.
+        unsafe { &*self.running }.keep_spare(spare);
     }
 }
 
@@ -69,23 +88,38 @@ impl Block {
         let index = [(number % gx) as u32, (number / gx % gy) as u32, (number / gx / gy) as u32];
         let shared_bytes = running.shared_bytes() as usize;
         let threads = launch.threads();
+        let mut spare = running.take_spare().unwrap_or_default();
+        let mut shared = std::mem::take(&mut spare.shared);
+        shared.clear();
+        shared.resize(shared_bytes.div_ceil(1024), SharedLine([0; 1024]));
         let mut block = Box::new(Self {
             index,
             number,
-            shared: vec![SharedLine([0; 1024]); shared_bytes.div_ceil(1024)],
+            shared,
             shared_bytes,
             barriers: Default::default(),
-            warps: Vec::new(),
+            warps: std::mem::take(&mut spare.warps),
+            running: std::ptr::from_ref(running).cast(),
             monitor: running.watch_block(number),
             order: running.warp_order(number, threads.div_ceil(32) as usize),
             idle: 0,
         });
         let pointer: *mut Self = &mut *block;
         let monitor = block.monitor.as_deref_mut().map(std::ptr::NonNull::from);
-        for warp in 0..threads.div_ceil(32) {
-            let mut warp = Box::new(first_frame(running, pointer, monitor, warp));
-            warp.use_frame();
-            block.warps.push(Box::into_raw(warp));
+        for number in 0..threads.div_ceil(32) {
+            match block.warps.get(number as usize) {
+                Some(&warp) => {
+                    // SAFETY: the block owns its warps, and none runs.
+                    let warp = unsafe { &mut *warp };
+                    *warp = first_frame(running, pointer, monitor, number, Some(warp));
+                    warp.use_frame();
+                }
+                None => {
+                    let mut warp = Box::new(first_frame(running, pointer, monitor, number, None));
+                    warp.use_frame();
+                    block.warps.push(Box::into_raw(warp));
+                }
+            }
         }
         block
     }

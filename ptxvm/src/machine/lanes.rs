@@ -17,23 +17,53 @@ pub trait Lane: Copy + 'static {
 
 /// What a lane holds.
 pub trait Stored: Copy + Default {
-    /// `new` if the lowest bit of `bit` is set, else `old`; without a branch, so that 32 of them are a few vectors.
-    fn choose(bit: u32, new: Self, old: Self) -> Self;
+    /// Puts `values` into the lanes of `mask`, without a branch.
+    fn blend(target: &mut [Self; 32], values: &[Self; 32], mask: u32);
 }
 
+/// For every pattern of bits a row of words, all ones where the bit is set: vectors are chosen from faster with a row from
+/// memory than with the bits spread out.
+#[repr(align(64))]
+struct Rows<T, const COUNT: usize>([T; COUNT]);
+
 macro_rules! stored {
-    ($($ty:ty)*) => {$(
+    ($($ty:ty, $rows:ident, $lanes:literal;)*) => {$(
+        static $rows: Rows<[$ty; $lanes], { 1 << $lanes }> = Rows({
+            let mut rows = [[0; $lanes]; 1 << $lanes];
+            let mut bits = 0;
+            while bits < rows.len() {
+                let mut lane = 0;
+                while lane < $lanes {
+                    if bits >> lane & 1 != 0 {
+                        rows[bits][lane] = <$ty>::MAX;
+                    }
+                    lane += 1;
+                }
+                bits += 1;
+            }
+            rows
+        });
+
         impl Stored for $ty {
             #[inline(always)]
-            fn choose(bit: u32, new: Self, old: Self) -> Self {
-                let keep = Self::from(bit & 1).wrapping_sub(1);
-                new & !keep | old & keep
+            fn blend(target: &mut [Self; 32], values: &[Self; 32], mask: u32) {
+                for part in 0..32 / $lanes {
+                    let row = &$rows.0[mask as usize >> ($lanes * part) & ((1 << $lanes) - 1)];
+                    for k in 0..$lanes {
+                        let lane = $lanes * part + k;
+                        target[lane] ^= (target[lane] ^ values[lane]) & row[k];
+                    }
+                }
             }
         }
     )*};
 }
 
-stored!(u32 u64 u128);
+stored! {
+    u32, ROWS_OF_32, 8;
+    u64, ROWS_OF_64, 4;
+    u128, ROWS_OF_128, 2;
+}
 
 macro_rules! lane {
     ($($ty:ty as $stored:ty: |$from:ident| $load:expr, |$value:ident| $store:expr;)*) => {$(

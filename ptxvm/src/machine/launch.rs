@@ -1,6 +1,7 @@
 //! A launch: what runs, with what, and the state its blocks share.
 
 use super::{
+    block::Spare,
     fault::Fault,
     module::{KernelId, LoadedModule},
     warp::RegisterLine,
@@ -12,7 +13,7 @@ use crate::{
 };
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -122,6 +123,8 @@ pub(crate) struct Running<'a> {
     shared_offsets: HashMap<u32, u32>,
     static_shared: u32,
     watch: Option<Arc<dyn LaunchWatch>>,
+    /// Memory of blocks that have ended: making it anew takes longer than a small block runs.
+    spares: Mutex<Vec<Spare>>,
     /// Memory that a grid-wide barrier works on.
     pub(crate) workspace: u64,
 }
@@ -136,6 +139,7 @@ impl<'a> Running<'a> {
             shared_offsets,
             static_shared,
             watch: monitor::begin(launch),
+            spares: Mutex::default(),
             workspace,
         }
     }
@@ -214,7 +218,25 @@ impl<'a> Running<'a> {
 
     /// Registers of a new frame of a function.
     pub(crate) fn registers_of(&self, function: u32) -> Vec<RegisterLine> {
-        self.images[function as usize].get_or_init(|| self.image(function)).clone()
+        let mut registers = Vec::new();
+        self.fill_registers(function, &mut registers);
+        registers
+    }
+
+    /// As [`Self::registers_of`], in memory that is there already.
+    pub(crate) fn fill_registers(&self, function: u32, registers: &mut Vec<RegisterLine>) {
+        registers.clear();
+        registers.extend_from_slice(self.images[function as usize].get_or_init(|| self.image(function)));
+    }
+
+    /// Memory of a block that has ended, if there is some.
+    pub(crate) fn take_spare(&self) -> Option<Spare> {
+        self.spares.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
+    /// Keeps the memory of a block that has ended for the next one.
+    pub(crate) fn keep_spare(&self, spare: Spare) {
+        self.spares.lock().unwrap_or_else(PoisonError::into_inner).push(spare);
     }
 
     fn image(&self, function: u32) -> Vec<RegisterLine> {

@@ -343,32 +343,36 @@ impl Warp {
     #[inline(always)]
     fn run_split<const WATCHED: bool>(&mut self, budget: &mut u32) -> Flow {
         let mut left = *budget;
-        let mut pc = self.pc;
         let result = loop {
-            self.pc = pc;
-            if WATCHED && let Some(monitor) = self.monitor() {
-                monitor.operation(self);
-            }
+            // Straight on until an operation says otherwise. Everything the loop needs is in registers: the counter in the
+            // warp is written, not read.
+            let mut pc = self.pc;
+            let end = pc.wrapping_add(left);
             // SAFETY: `pc` is a position of the current function: positions come from its own layout, and its last operation
-            // never goes on. The operation belongs to the current frame.
+            // never goes on. The operations belong to the current frame.
             let flow = unsafe {
-                let op = &*self.ops.add(pc as usize);
-                (op.exec)(self, op)
-            };
-            left -= 1;
-            match flow {
-                Flow::Next => pc = self.pc + 1,
-                Flow::Jump => {
-                    pc = self.pc;
-                    if left < 64 || self.spinning & SPIN_CHECK != 0 && self.gives_way() {
-                        break Flow::Jump;
+                let mut op = self.ops.add(pc as usize);
+                loop {
+                    if WATCHED && let Some(monitor) = self.monitor() {
+                        monitor.operation(self);
                     }
+                    let flow = ((*op).exec)(self, &*op);
+                    pc = pc.wrapping_add(1);
+                    if flow != Flow::Next {
+                        break flow;
+                    }
+                    self.pc = pc;
+                    if pc == end {
+                        break flow;
+                    }
+                    op = op.add(1);
                 }
-                Flow::Suspend | Flow::Fault => break flow,
-            }
-            if left == 0 {
-                self.pc = pc;
-                break Flow::Next;
+            };
+            left = end.wrapping_sub(pc);
+            match flow {
+                Flow::Jump if left < 64 || self.spinning & SPIN_CHECK != 0 && self.gives_way() => break flow,
+                Flow::Jump => {}
+                _ => break flow,
             }
         };
         *budget = left;
@@ -442,27 +446,58 @@ const SPIN_CHECK: u32 = !(SPINS_IN_SLICE - 1);
 /// Slices spent waiting after which lanes at a join go on without the others.
 const SPUN_BEFORE_RELEASE: u32 = 16;
 
-/// A warp of a block about to start: one split, in the kernel's frame.
+/// `%tid` of the lanes of warp `index`. Lanes beyond the block's last thread have numbers too, which nobody sees.
+fn thread_indices([x, y, _]: [u32; 3], index: u32) -> [[u32; 32]; 3] {
+    let first = index * 32;
+    let mut place = [first % x, first / x % y, first / x / y];
+    let mut tid = [[0; 32]; 3];
+    for lane in 0..32 {
+        for axis in 0..3 {
+            tid[axis][lane] = place[axis];
+        }
+        place[0] += 1;
+        if place[0] == x {
+            place[0] = 0;
+            place[1] += 1;
+            if place[1] == y {
+                place[1] = 0;
+                place[2] += 1;
+            }
+        }
+    }
+    tid
+}
+
+/// A warp of a block about to start: one split, in the kernel's frame. `old`: the warp of the same number of a block of
+/// this launch that has ended, whose memory it takes over.
 pub(crate) fn first_frame(
     running: &Running<'_>,
     block: *mut Block,
     monitor: Option<NonNull<dyn Monitor>>,
     index: u32,
+    old: Option<&mut Warp>,
 ) -> Warp {
     let launch = running.launch;
-    let [x, y, _] = launch.block;
-    let first = index * 32;
-    let count = (launch.threads() - first).min(32);
+    let count = (launch.threads() - index * 32).min(32);
     let lanes = if count == 32 { u32::MAX } else { (1 << count) - 1 };
-    let mut tid = [[0; 32]; 3];
-    for lane in 0..32 {
-        let thread = first + lane as u32;
-        tid[0][lane] = thread % x;
-        tid[1][lane] = thread / x % y;
-        tid[2][lane] = thread / x / y;
-    }
     let kernel = launch.kernel.0;
     let local_bytes = running.program().functions[kernel as usize].local_bytes;
+    let (mut others, mut joins, mut frames, mut local) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut tid, mut cache) = (None, Default::default());
+    let mut registers = Vec::new();
+    if let Some(old) = old {
+        (others, joins) = (std::mem::take(&mut old.others), std::mem::take(&mut old.joins));
+        (frames, local) = (std::mem::take(&mut old.frames), std::mem::take(&mut old.local));
+        (tid, cache) = (Some(old.tid), std::mem::take(&mut old.cache));
+        registers = frames.first_mut().map(|frame: &mut Frame| std::mem::take(&mut frame.registers)).unwrap_or_default();
+        others.clear();
+        joins.clear();
+        frames.clear();
+        local.clear();
+    }
+    running.fill_registers(kernel, &mut registers);
+    frames.push(Frame { registers, function: kernel, local_base: 0, caller: NONE, call_pc: 0, used: true });
+    local.resize(local_bytes as usize * 32, 0);
     Warp {
         mask: lanes,
         pc: 0,
@@ -483,20 +518,13 @@ pub(crate) fn first_frame(
         block,
         running: std::ptr::from_ref(running).cast(),
         monitor,
-        cache: Default::default(),
+        cache,
         fault: None,
-        others: Vec::new(),
-        joins: Vec::new(),
-        frames: vec![Frame {
-            registers: running.registers_of(kernel),
-            function: kernel,
-            local_base: 0,
-            caller: NONE,
-            call_pc: 0,
-            used: true,
-        }],
-        tid,
-        local: vec![0; local_bytes as usize * 32],
+        others,
+        joins,
+        frames,
+        tid: tid.unwrap_or_else(|| thread_indices(launch.block, index)),
+        local,
         local_bytes,
         copies: Default::default(),
         suspended: None,

@@ -166,9 +166,7 @@ impl Warp {
         if mask == u32::MAX {
             *target = *values;
         } else {
-            for lane in 0..32 {
-                target[lane] = T::Stored::choose(mask >> lane, values[lane], target[lane]);
-            }
+            T::Stored::blend(target, values, mask);
         }
     }
 
