@@ -22,7 +22,32 @@ pub enum Flow {
 /// # Safety
 /// `op` must belong to the function whose frame is the warp's current one: its slots are offsets into that frame's
 /// registers, checked when the function was compiled.
-pub(crate) type Exec = unsafe fn(&mut Warp, &Op) -> Flow;
+pub(crate) type Run = unsafe fn(&mut Warp, &Op) -> Flow;
+
+/// What an operation does. Some have bodies of their own for sources that are constants, which stand in one vector register
+/// instead of being read for every lane.
+#[derive(Clone, Copy)]
+pub(crate) struct Exec {
+    run: Run,
+    /// Where `b` is a constant, where `c` is, where both are.
+    constant: [Option<Run>; 3],
+}
+
+impl From<Run> for Exec {
+    fn from(run: Run) -> Self {
+        Self { run, constant: [None; 3] }
+    }
+}
+
+impl Exec {
+    /// The body for constants among the sources.
+    pub(crate) fn for_constants(self, b: bool, c: bool) -> Run {
+        let [of_b, of_c, of_both] = self.constant;
+        let of_b = of_b.filter(|_| b);
+        let of_c = of_c.filter(|_| c);
+        of_both.filter(|_| b && c).or(of_b).or(of_c).unwrap_or(self.run)
+    }
+}
 
 /// Where a value lives: a byte offset into the registers of the frame. While a function is being compiled it is the
 /// number of a virtual register or constant instead.
@@ -36,7 +61,7 @@ pub(crate) const NO_SLOT: Slot = u32::MAX;
 #[repr(C, align(64))]
 pub struct Op {
     /// What it does.
-    pub exec: Exec,
+    pub exec: Run,
     /// Destination.
     pub d: Slot,
     /// First source.
@@ -61,9 +86,9 @@ pub struct Op {
 
 impl Op {
     /// An operation without operands.
-    pub fn new(exec: Exec) -> Self {
+    pub(crate) fn new(exec: Exec) -> Self {
         Self {
-            exec,
+            exec: exec.run,
             d: NO_SLOT,
             a: NO_SLOT,
             b: NO_SLOT,
@@ -133,35 +158,35 @@ fn detect() -> Tier {
 ///
 /// Implementations mark `run` `#[inline(always)]`, so that it takes on the features of the function it is put into.
 pub(crate) trait Body {
-    /// See [`Exec`].
+    /// See [`Run`].
     ///
     /// # Safety
-    /// As [`Exec`].
+    /// As [`Run`].
     unsafe fn run(warp: &mut Warp, op: &Op) -> Flow;
 }
 
 unsafe fn portable<B: Body>(warp: &mut Warp, op: &Op) -> Flow {
-    // SAFETY: the caller keeps `Exec`'s contract.
+    // SAFETY: the caller keeps `Run`'s contract.
     unsafe { B::run(warp, op) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt")]
 unsafe fn avx2<B: Body>(warp: &mut Warp, op: &Op) -> Flow {
-    // SAFETY: the caller keeps `Exec`'s contract.
+    // SAFETY: the caller keeps `Run`'s contract.
     unsafe { B::run(warp, op) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512dq,avx512vl")]
 unsafe fn avx512<B: Body>(warp: &mut Warp, op: &Op) -> Flow {
-    // SAFETY: the caller keeps `Exec`'s contract.
+    // SAFETY: the caller keeps `Run`'s contract.
     unsafe { B::run(warp, op) }
 }
 
 /// `B` compiled for the best tier of this machine.
 pub(crate) fn exec<B: Body>() -> Exec {
-    match tier() {
+    let run: Run = match tier() {
         Tier::Portable => portable::<B>,
         #[cfg(target_arch = "x86_64")]
         Tier::Avx2 => avx2::<B>,
@@ -169,17 +194,18 @@ pub(crate) fn exec<B: Body>() -> Exec {
         Tier::Avx512 => avx512::<B>,
         #[cfg(not(target_arch = "x86_64"))]
         _ => portable::<B>,
-    }
+    };
+    run.into()
 }
 
 /// A body that is written in another way where there is AVX2.
 ///
 /// Implementations mark `run` `#[inline(always)]`, as those of [`Body`] do.
 pub(crate) trait TieredBody {
-    /// See [`Exec`].
+    /// See [`Run`].
     ///
     /// # Safety
-    /// As [`Exec`]; with `AVX2` the machine has AVX2, FMA and F16C, and the function this is put into is compiled for them.
+    /// As [`Run`]; with `AVX2` the machine has AVX2, FMA and F16C, and the function this is put into is compiled for them.
     unsafe fn run<const AVX2: bool>(warp: &mut Warp, op: &Op) -> Flow;
 }
 
@@ -188,14 +214,14 @@ struct Tiered<B, const AVX2: bool>(PhantomData<B>);
 impl<B: TieredBody, const AVX2: bool> Body for Tiered<B, AVX2> {
     #[inline(always)]
     unsafe fn run(warp: &mut Warp, op: &Op) -> Flow {
-        // SAFETY: the caller keeps `Exec`'s contract; `tiered` puts `AVX2` only into functions compiled for it.
+        // SAFETY: the caller keeps `Run`'s contract; `tiered` puts `AVX2` only into functions compiled for it.
         unsafe { B::run::<AVX2>(warp, op) }
     }
 }
 
 /// `B` compiled for the best tier of this machine.
 pub(crate) fn tiered<B: TieredBody>() -> Exec {
-    match tier() {
+    let run: Run = match tier() {
         Tier::Portable => portable::<Tiered<B, false>>,
         #[cfg(target_arch = "x86_64")]
         Tier::Avx2 => avx2::<Tiered<B, true>>,
@@ -203,7 +229,8 @@ pub(crate) fn tiered<B: TieredBody>() -> Exec {
         Tier::Avx512 => avx512::<Tiered<B, true>>,
         #[cfg(not(target_arch = "x86_64"))]
         _ => portable::<Tiered<B, false>>,
-    }
+    };
+    run.into()
 }
 
 /// The sign bits of all words.
@@ -239,20 +266,36 @@ pub(crate) fn conjure<F: Copy>() -> F {
     unsafe { std::mem::transmute_copy::<(), F>(&()) }
 }
 
-macro_rules! closure_bodies {
-    ($($name:ident, $function:ident, ($($source:ident : $field:ident),*), $doc:literal;)*) => {$(
-        struct $name<R, $($source,)* F>(PhantomData<(R, $($source,)* F)>);
+/// What a lane is given: its own part of a source, or the first one's of a constant.
+#[inline(always)]
+fn part<T: Copy, const CONSTANT: bool>(source: &[T; 32], lane: usize) -> T {
+    source[if CONSTANT { 0 } else { lane }]
+}
 
-        impl<R: Lane, $($source: Lane,)* F: Fn($($source),*) -> R + Copy> Body for $name<R, $($source,)* F> {
+/// Nothing is known of a source.
+macro_rules! plain {
+    ($flag:ident) => {
+        false
+    };
+}
+
+macro_rules! closure_bodies {
+    ($($name:ident[$($flag:ident)*], $function:ident, ($($source:ident : $field:ident $constant:expr),*), $doc:literal;)*) => {$(
+        struct $name<R, $($source,)* F, $(const $flag: bool),*>(PhantomData<(R, $($source,)* F)>);
+
+        impl<R: Lane, $($source: Lane,)* F: Fn($($source),*) -> R + Copy, $(const $flag: bool),*> Body
+            for $name<R, $($source,)* F, $($flag),*>
+        {
             #[inline(always)]
             unsafe fn run(warp: &mut Warp, op: &Op) -> Flow {
                 let function = conjure::<F>();
-                // SAFETY: the slots are this frame's (`Exec`'s contract) and were made for these types by the decoder.
+                // SAFETY: the slots are this frame's (`Run`'s contract) and were made for these types by the decoder.
                 unsafe {
                     $(let $field = warp.lanes::<$source>(op.$field);)*
                     let mut result = [R::Stored::default(); 32];
                     for lane in 0..32 {
-                        result[lane] = R::store(function($($source::load((*$field)[lane])),*));
+                        result[lane] =
+                            R::store(function($($source::load(part::<_, { $constant }>($field, lane))),*));
                     }
                     warp.write::<R>(op.d, &result);
                 }
@@ -262,7 +305,7 @@ macro_rules! closure_bodies {
 
         #[doc = $doc]
         pub(crate) fn $function<R: Lane, $($source: Lane,)* F: Fn($($source),*) -> R + Copy>(_: F) -> Exec {
-            exec::<$name<R, $($source,)* F>>()
+            exec::<$name<R, $($source,)* F, $({ plain!($flag) }),*>>()
         }
     )*};
 }
@@ -270,14 +313,28 @@ macro_rules! closure_bodies {
 use super::lanes::Lane;
 
 closure_bodies! {
-    Map1, map1, (A: a), "`d = f(a)` in every lane.";
-    Map2, map2, (A: a, B: b), "`d = f(a, b)` in every lane.";
-    Map3, map3, (A: a, B: b, C: c), "`d = f(a, b, c)` in every lane.";
+    Map1[], map1, (A: a false), "`d = f(a)` in every lane.";
+    Map2[CB], map2, (A: a false, B: b CB), "`d = f(a, b)` in every lane.";
+    Map3[CB CC], map3, (A: a false, B: b CB, C: c CC), "`d = f(a, b, c)` in every lane.";
 }
 
-struct Test2<A, B, F>(PhantomData<(A, B, F)>);
+/// As [`map2`], with a body of its own for a constant `b`.
+pub(crate) fn map2_constant<R: Lane, A: Lane, B: Lane, F: Fn(A, B) -> R + Copy>(f: F) -> Exec {
+    let constant = exec::<Map2<R, A, B, F, true>>().run;
+    Exec { constant: [Some(constant), None, None], ..map2(f) }
+}
 
-impl<A: Lane, B: Lane, F: Fn(A, B) -> bool + Copy> TieredBody for Test2<A, B, F> {
+/// As [`map3`], with bodies of their own for constants among `b` and `c`.
+pub(crate) fn map3_constant<R: Lane, A: Lane, B: Lane, C: Lane, F: Fn(A, B, C) -> R + Copy>(f: F) -> Exec {
+    let of_b = exec::<Map3<R, A, B, C, F, true, false>>().run;
+    let of_c = exec::<Map3<R, A, B, C, F, false, true>>().run;
+    let of_both = exec::<Map3<R, A, B, C, F, true, true>>().run;
+    Exec { constant: [Some(of_b), Some(of_c), Some(of_both)], ..map3(f) }
+}
+
+struct Test2<A, B, F, const CB: bool>(PhantomData<(A, B, F)>);
+
+impl<A: Lane, B: Lane, F: Fn(A, B) -> bool + Copy, const CB: bool> TieredBody for Test2<A, B, F, CB> {
     #[inline(always)]
     unsafe fn run<const AVX2: bool>(warp: &mut Warp, op: &Op) -> Flow {
         let function = conjure::<F>();
@@ -287,7 +344,8 @@ impl<A: Lane, B: Lane, F: Fn(A, B) -> bool + Copy> TieredBody for Test2<A, B, F>
             let b = warp.lanes::<B>(op.b);
             let mut holds = [0; 32];
             for lane in 0..32 {
-                holds[lane] = u32::from(function(A::load((*a)[lane]), B::load((*b)[lane]))).wrapping_neg();
+                let second = B::load(part::<_, CB>(b, lane));
+                holds[lane] = u32::from(function(A::load((*a)[lane]), second)).wrapping_neg();
             }
             warp.write_predicate(op.d, sign_bits::<AVX2>(&holds));
         }
@@ -297,7 +355,13 @@ impl<A: Lane, B: Lane, F: Fn(A, B) -> bool + Copy> TieredBody for Test2<A, B, F>
 
 /// `d = f(a, b)`, a predicate.
 pub(crate) fn test2<A: Lane, B: Lane, F: Fn(A, B) -> bool + Copy>(_: F) -> Exec {
-    tiered::<Test2<A, B, F>>()
+    tiered::<Test2<A, B, F, false>>()
+}
+
+/// As [`test2`], with a body of its own for a constant `b`.
+pub(crate) fn test2_constant<A: Lane, B: Lane, F: Fn(A, B) -> bool + Copy>(f: F) -> Exec {
+    let constant = tiered::<Test2<A, B, F, true>>().run;
+    Exec { constant: [Some(constant), None, None], ..test2(f) }
 }
 
 struct Free<F>(PhantomData<F>);

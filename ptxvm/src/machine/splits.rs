@@ -489,7 +489,8 @@ pub(crate) fn first_frame(
         (others, joins) = (std::mem::take(&mut old.others), std::mem::take(&mut old.joins));
         (frames, local) = (std::mem::take(&mut old.frames), std::mem::take(&mut old.local));
         (tid, cache) = (Some(old.tid), std::mem::take(&mut old.cache));
-        registers = frames.first_mut().map(|frame: &mut Frame| std::mem::take(&mut frame.registers)).unwrap_or_default();
+        registers =
+            frames.first_mut().map(|frame: &mut Frame| std::mem::take(&mut frame.registers)).unwrap_or_default();
         others.clear();
         joins.clear();
         frames.clear();

@@ -95,39 +95,46 @@ fn field64(position: u32, length: u32) -> u64 {
 
 /// `bfi.b32` in every lane; `x` and `y` are nothing, the fourth source is `wide[0]`.
 fn insert32() -> Exec {
-    free(|warp, op| {
-        // SAFETY: the decoder made all slots for 32-bit words.
-        unsafe {
-            let (a, b, c) = (warp.lanes::<u32>(op.a), warp.lanes::<u32>(op.b), warp.lanes::<u32>(op.c));
-            let length = warp.lanes::<u32>(warp.wide(op)[0]);
-            let mut result = [0; 32];
-            for lane in 0..32 {
-                let field = field32(c[lane], length[lane]);
-                let moved = if c[lane] & 0xff < 32 { a[lane] << (c[lane] & 31) } else { 0 };
-                result[lane] = moved & field | b[lane] & !field;
+    free(
+        #[inline(always)]
+        |warp, op| {
+            // SAFETY: the decoder made all slots for 32-bit words.
+            unsafe {
+                let (a, b, c) = (warp.lanes::<u32>(op.a), warp.lanes::<u32>(op.b), warp.lanes::<u32>(op.c));
+                let length = warp.lanes::<u32>(warp.wide(op)[0]);
+                let mut result = [0; 32];
+                for lane in 0..32 {
+                    // Beyond the top there is no field, whatever is moved there.
+                    let field = field32(c[lane], length[lane]);
+                    let moved = a[lane] << (c[lane] & 31);
+                    result[lane] = moved & field | b[lane] & !field;
+                }
+                warp.write::<u32>(op.d, &result);
             }
-            warp.write::<u32>(op.d, &result);
-        }
-        Flow::Next
-    })
+            Flow::Next
+        },
+    )
 }
 
 fn insert64() -> Exec {
-    free(|warp, op| {
-        // SAFETY: the decoder made `a`, `b` and `d` for 64-bit words, the others for 32-bit ones.
-        unsafe {
-            let (a, b, c) = (warp.lanes::<u64>(op.a), warp.lanes::<u64>(op.b), warp.lanes::<u32>(op.c));
-            let length = warp.lanes::<u32>(warp.wide(op)[0]);
-            let mut result = [0; 32];
-            for lane in 0..32 {
-                let field = field64(c[lane], length[lane]);
-                let moved = if c[lane] & 0xff < 64 { a[lane] << (c[lane] & 63) } else { 0 };
-                result[lane] = moved & field | b[lane] & !field;
+    free(
+        #[inline(always)]
+        |warp, op| {
+            // SAFETY: the decoder made `a`, `b` and `d` for 64-bit words, the others for 32-bit ones.
+            unsafe {
+                let (a, b, c) = (warp.lanes::<u64>(op.a), warp.lanes::<u64>(op.b), warp.lanes::<u32>(op.c));
+                let length = warp.lanes::<u32>(warp.wide(op)[0]);
+                let mut result = [0; 32];
+                for lane in 0..32 {
+                    let field = field64(c[lane], length[lane]);
+                    let moved = a[lane] << (c[lane] & 63);
+                    result[lane] = moved & field | b[lane] & !field;
+                }
+                warp.write::<u64>(op.d, &result);
             }
-            warp.write::<u64>(op.d, &result);
-        }
-        Flow::Next
-    })
+            Flow::Next
+        },
+    )
 }
 
 /// Byte `k` of a word with its sign, or without.
@@ -185,12 +192,13 @@ fn dot(i: &Instruction, b: &mut Builder<'_>) -> Result<(), CompileError> {
 /// The bytes of `b:a` that the four nibbles of `selector` name; a nibble's top bit spreads the byte's sign.
 #[inline(always)]
 fn permute(a: u32, b: u32, selector: u32) -> u32 {
-    let bytes = u64::from(a) | u64::from(b) << 32;
     let mut result = 0;
     for k in 0..4 {
         let nibble = selector >> (4 * k);
-        let byte = (bytes >> (8 * (nibble & 7))) as u32 & 0xff;
-        let byte = if nibble & 8 != 0 { 0xff * (byte >> 7) } else { byte };
+        let word = a ^ ((a ^ b) & (nibble >> 2 & 1).wrapping_neg());
+        let byte = word >> (8 * (nibble & 3)) & 0xff;
+        let sign = 0xff * (byte >> 7);
+        let byte = byte ^ ((byte ^ sign) & (nibble >> 3 & 1).wrapping_neg());
         result |= byte << (8 * k);
     }
     result

@@ -3,13 +3,17 @@
 use super::{
     float::{
         refuse_integers,
-        rounding::{flush, from_bf16, from_f16},
+        rounding::{Bf16, F16, flush},
         stages::{stage, stage_if},
     },
+    half::lanes::to_singles,
     logic,
 };
 use crate::{
-    machine::op::{Exec, Flow, Op, Slot, free, map1, test2},
+    machine::{
+        lanes::Stored,
+        op::{Exec, Flow, Op, Slot, free, map1, test2, test2_constant},
+    },
     program::{
         CompileError,
         builder::{Builder, Modifiers},
@@ -37,20 +41,20 @@ fn ordered(name: &str) -> (&str, bool) {
 
 fn integers(name: &str, ty: Type) -> Option<Exec> {
     Some(match (name, ty) {
-        ("eq", _) if ty.bits() == 64 => test2(|a: u64, b: u64| a == b),
-        ("ne", _) if ty.bits() == 64 => test2(|a: u64, b: u64| a != b),
-        ("eq", _) => test2(|a: u32, b: u32| a == b),
-        ("ne", _) => test2(|a: u32, b: u32| a != b),
-        ("lt", Type::S16) => test2(|a: i16, b: i16| a < b),
-        ("lt", Type::S32) => test2(|a: i32, b: i32| a < b),
-        ("lt", Type::S64) => test2(|a: i64, b: i64| a < b),
-        ("le", Type::S16) => test2(|a: i16, b: i16| a <= b),
-        ("le", Type::S32) => test2(|a: i32, b: i32| a <= b),
-        ("le", Type::S64) => test2(|a: i64, b: i64| a <= b),
-        ("lt" | "lo", Type::U64) => test2(|a: u64, b: u64| a < b),
-        ("le" | "ls", Type::U64) => test2(|a: u64, b: u64| a <= b),
-        ("lt" | "lo", Type::U16 | Type::U32) => test2(|a: u32, b: u32| a < b),
-        ("le" | "ls", Type::U16 | Type::U32) => test2(|a: u32, b: u32| a <= b),
+        ("eq", _) if ty.bits() == 64 => test2_constant(|a: u64, b: u64| a == b),
+        ("ne", _) if ty.bits() == 64 => test2_constant(|a: u64, b: u64| a != b),
+        ("eq", _) => test2_constant(|a: u32, b: u32| a == b),
+        ("ne", _) => test2_constant(|a: u32, b: u32| a != b),
+        ("lt", Type::S16) => test2_constant(|a: i16, b: i16| a < b),
+        ("lt", Type::S32) => test2_constant(|a: i32, b: i32| a < b),
+        ("lt", Type::S64) => test2_constant(|a: i64, b: i64| a < b),
+        ("le", Type::S16) => test2_constant(|a: i16, b: i16| a <= b),
+        ("le", Type::S32) => test2_constant(|a: i32, b: i32| a <= b),
+        ("le", Type::S64) => test2_constant(|a: i64, b: i64| a <= b),
+        ("lt" | "lo", Type::U64) => test2_constant(|a: u64, b: u64| a < b),
+        ("le" | "ls", Type::U64) => test2_constant(|a: u64, b: u64| a <= b),
+        ("lt" | "lo", Type::U16 | Type::U32) => test2_constant(|a: u32, b: u32| a < b),
+        ("le" | "ls", Type::U16 | Type::U32) => test2_constant(|a: u32, b: u32| a <= b),
         _ => return None,
     })
 }
@@ -150,10 +154,10 @@ impl<'i> Comparison<'i> {
     /// How halves become singles: the low ones, and the high ones of packed types.
     fn widen(&self) -> Option<Vec<Exec>> {
         Some(match self.ty {
-            Type::F16 => vec![map1(|a: u32| from_f16(a & 0xffff))],
-            Type::Bf16 => vec![map1(|a: u32| from_bf16(a & 0xffff))],
-            Type::F16x2 => vec![map1(|a: u32| from_f16(a & 0xffff)), map1(|a: u32| from_f16(a >> 16))],
-            Type::Bf16x2 => vec![map1(|a: u32| from_bf16(a & 0xffff)), map1(|a: u32| from_bf16(a >> 16))],
+            Type::F16 => vec![to_singles::<F16>(false)],
+            Type::Bf16 => vec![to_singles::<Bf16>(false)],
+            Type::F16x2 => vec![to_singles::<F16>(false), to_singles::<F16>(true)],
+            Type::Bf16x2 => vec![to_singles::<Bf16>(false), to_singles::<Bf16>(true)],
             _ => return None,
         })
     }
@@ -259,11 +263,11 @@ fn constants() -> Exec {
         unsafe {
             let first = warp.predicate(op.a);
             let second = if op.imm != 0 { warp.predicate(op.b) } else { first };
-            let mut result = [0; 32];
+            let (mut result, mut high) = ([0; 32], [0; 32]);
+            u32::blend(&mut result, &[op.x; 32], first);
+            u32::blend(&mut high, &[op.y; 32], second);
             for lane in 0..32 {
-                let low = if first & 1 << lane != 0 { op.x } else { 0 };
-                let high = if second & 1 << lane != 0 { op.y } else { 0 };
-                result[lane] = low | high;
+                result[lane] |= high[lane];
             }
             warp.write::<u32>(op.d, &result);
         }

@@ -2,7 +2,7 @@
 
 use super::float::stages::{finish, sources, stage};
 use crate::{
-    machine::op::{Exec, map1, map2, map3},
+    machine::op::{Exec, map1, map2, map2_constant, map3, map3_constant},
     program::{
         CompileError,
         builder::{Builder, Modifiers},
@@ -81,8 +81,8 @@ fn wide(ty: Type) -> Option<(Exec, Type)> {
     Some(match ty {
         Type::U16 => (map2(|a: u16, b: u16| u32::from(a) * u32::from(b)), Type::U32),
         Type::S16 => (map2(|a: i16, b: i16| i32::from(a) * i32::from(b)), Type::S32),
-        Type::U32 => (map2(|a: u32, b: u32| u64::from(a) * u64::from(b)), Type::U64),
-        Type::S32 => (map2(|a: i32, b: i32| i64::from(a) * i64::from(b)), Type::S64),
+        Type::U32 => (map2_constant(|a: u32, b: u32| u64::from(a) * u64::from(b)), Type::U64),
+        Type::S32 => (map2_constant(|a: i32, b: i32| i64::from(a) * i64::from(b)), Type::S64),
         _ => return None,
     })
 }
@@ -92,8 +92,8 @@ fn wide_sum(ty: Type) -> Option<(Exec, Type)> {
     Some(match ty {
         Type::U16 => (map3(|a: u16, b: u16, c: u32| (u32::from(a) * u32::from(b)).wrapping_add(c)), Type::U32),
         Type::S16 => (map3(|a: i16, b: i16, c: i32| (i32::from(a) * i32::from(b)).wrapping_add(c)), Type::S32),
-        Type::U32 => (map3(|a: u32, b: u32, c: u64| (u64::from(a) * u64::from(b)).wrapping_add(c)), Type::U64),
-        Type::S32 => (map3(|a: i32, b: i32, c: i64| (i64::from(a) * i64::from(b)).wrapping_add(c)), Type::S64),
+        Type::U32 => (map3_constant(|a: u32, b: u32, c: u64| (u64::from(a) * u64::from(b)).wrapping_add(c)), Type::U64),
+        Type::S32 => (map3_constant(|a: i32, b: i32, c: i64| (i64::from(a) * i64::from(b)).wrapping_add(c)), Type::S64),
         _ => return None,
     })
 }
@@ -113,7 +113,7 @@ pub(super) fn high(ty: Type) -> Option<Exec> {
 
 /// The lower half of the product.
 pub(super) fn low(ty: Type) -> Option<Exec> {
-    by_width!(ty, T => map2(T::wrapping_mul))
+    by_width!(ty, T => map2_constant(T::wrapping_mul))
 }
 
 /// `a / b`: all ones where `b` is zero, as the hardware's sequence gives.
@@ -138,12 +138,14 @@ fn div_s32(a: i32, b: i32) -> i32 {
 
 #[inline(always)]
 fn rem_u32(a: u32, b: u32) -> u32 {
-    if b == 0 { u32::MAX } else { a.wrapping_sub(div_u32(a, b).wrapping_mul(b)) }
+    let rest = a.wrapping_sub(div_u32(a, b).wrapping_mul(b));
+    if b == 0 { u32::MAX } else { rest }
 }
 
 #[inline(always)]
 fn rem_s32(a: i32, b: i32) -> i32 {
-    if b == 0 { -1 } else { a.wrapping_sub(div_s32(a, b).wrapping_mul(b)) }
+    let rest = a.wrapping_sub(div_s32(a, b).wrapping_mul(b));
+    if b == 0 { -1 } else { rest }
 }
 
 fn divide(ty: Type) -> Option<Exec> {
@@ -241,8 +243,8 @@ fn add(i: &Instruction, b: &mut Builder<'_>, mut modifiers: Modifiers<'_>, ty: T
         ("sub", Type::S32, true) => Some(map2(i32::saturating_sub)),
         (_, _, true) => None,
         ("add", Type::U16x2 | Type::S16x2, _) => Some(halves!(u16, u16::wrapping_add)),
-        ("add", ..) => by_width!(ty, T => map2(T::wrapping_add)),
-        _ => by_width!(ty, T => map2(T::wrapping_sub)),
+        ("add", ..) => by_width!(ty, T => map2_constant(T::wrapping_add)),
+        _ => by_width!(ty, T => map2_constant(T::wrapping_sub)),
     };
     uniform(i, b, exec, ty, 2)
 }
@@ -264,7 +266,7 @@ fn multiply(i: &Instruction, b: &mut Builder<'_>, mut modifiers: Modifiers<'_>, 
         (Some("lo"), false) => uniform(i, b, low(ty), ty, 2),
         (Some("hi"), false) => uniform(i, b, high(ty), ty, 2),
         (Some("lo"), true) => {
-            let exec = by_width!(ty, T => map3(|a: T, b: T, c: T| a.wrapping_mul(b).wrapping_add(c)));
+            let exec = by_width!(ty, T => map3_constant(|a: T, b: T, c: T| a.wrapping_mul(b).wrapping_add(c)));
             uniform(i, b, exec, ty, 3)
         }
         (Some("hi"), true) => {

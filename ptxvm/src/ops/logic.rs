@@ -2,7 +2,7 @@
 
 use crate::{
     machine::{
-        op::{Body, Exec, Flow, Op, Slot, exec, free, map1, map2, map3},
+        op::{Body, Exec, Flow, Op, Slot, exec, free, map1, map2, map2_constant, map3},
         warp::Warp,
     },
     program::{
@@ -219,15 +219,15 @@ fn funnel(i: &Instruction, b: &mut Builder<'_>) -> Result<(), CompileError> {
 
 fn shift(opcode: &str, ty: Type) -> Option<Exec> {
     Some(match (opcode, ty) {
-        ("shl", Type::B16) => map2(|a: u16, n: u32| if n > 15 { 0 } else { a << n }),
-        ("shl", Type::B32) => map2(|a: u32, n: u32| if n > 31 { 0 } else { a << n }),
-        ("shl", Type::B64) => map2(|a: u64, n: u32| if n > 63 { 0 } else { a << n }),
-        ("shr", Type::B16 | Type::U16) => map2(|a: u16, n: u32| if n > 15 { 0 } else { a >> n }),
-        ("shr", Type::B32 | Type::U32) => map2(|a: u32, n: u32| if n > 31 { 0 } else { a >> n }),
-        ("shr", Type::B64 | Type::U64) => map2(|a: u64, n: u32| if n > 63 { 0 } else { a >> n }),
-        ("shr", Type::S16) => map2(|a: i16, n: u32| a >> n.min(15)),
-        ("shr", Type::S32) => map2(|a: i32, n: u32| a >> n.min(31)),
-        ("shr", Type::S64) => map2(|a: i64, n: u32| a >> n.min(63)),
+        ("shl", Type::B16) => map2_constant(|a: u16, n: u32| if n > 15 { 0 } else { a << n }),
+        ("shl", Type::B32) => map2_constant(|a: u32, n: u32| if n > 31 { 0 } else { a << n }),
+        ("shl", Type::B64) => map2_constant(|a: u64, n: u32| if n > 63 { 0 } else { a << n }),
+        ("shr", Type::B16 | Type::U16) => map2_constant(|a: u16, n: u32| if n > 15 { 0 } else { a >> n }),
+        ("shr", Type::B32 | Type::U32) => map2_constant(|a: u32, n: u32| if n > 31 { 0 } else { a >> n }),
+        ("shr", Type::B64 | Type::U64) => map2_constant(|a: u64, n: u32| if n > 63 { 0 } else { a >> n }),
+        ("shr", Type::S16) => map2_constant(|a: i16, n: u32| a >> n.min(15)),
+        ("shr", Type::S32) => map2_constant(|a: i32, n: u32| a >> n.min(31)),
+        ("shr", Type::S64) => map2_constant(|a: i64, n: u32| a >> n.min(63)),
         _ => return None,
     })
 }
@@ -254,12 +254,12 @@ pub(crate) fn decode(i: &Instruction, b: &mut Builder<'_>) -> Result<(), Compile
         _ => return Err(b.unknown(i)),
     };
     match (i.opcode.as_str(), wide) {
-        ("and", false) => b.map_instruction(i, map2(|a: u32, b: u32| a & b), ty, &[ty, ty]),
-        ("and", true) => b.map_instruction(i, map2(|a: u64, b: u64| a & b), ty, &[ty, ty]),
-        ("or", false) => b.map_instruction(i, map2(|a: u32, b: u32| a | b), ty, &[ty, ty]),
-        ("or", true) => b.map_instruction(i, map2(|a: u64, b: u64| a | b), ty, &[ty, ty]),
-        ("xor", false) => b.map_instruction(i, map2(|a: u32, b: u32| a ^ b), ty, &[ty, ty]),
-        ("xor", true) => b.map_instruction(i, map2(|a: u64, b: u64| a ^ b), ty, &[ty, ty]),
+        ("and", false) => b.map_instruction(i, map2_constant(|a: u32, b: u32| a & b), ty, &[ty, ty]),
+        ("and", true) => b.map_instruction(i, map2_constant(|a: u64, b: u64| a & b), ty, &[ty, ty]),
+        ("or", false) => b.map_instruction(i, map2_constant(|a: u32, b: u32| a | b), ty, &[ty, ty]),
+        ("or", true) => b.map_instruction(i, map2_constant(|a: u64, b: u64| a | b), ty, &[ty, ty]),
+        ("xor", false) => b.map_instruction(i, map2_constant(|a: u32, b: u32| a ^ b), ty, &[ty, ty]),
+        ("xor", true) => b.map_instruction(i, map2_constant(|a: u64, b: u64| a ^ b), ty, &[ty, ty]),
         ("not", false) if ty == Type::B16 => b.map_instruction(i, map1(|a: u16| !a), ty, &[ty]),
         ("not", false) => b.map_instruction(i, map1(|a: u32| !a), ty, &[ty]),
         ("not", true) => b.map_instruction(i, map1(|a: u64| !a), ty, &[ty]),

@@ -6,7 +6,7 @@ use super::float::{
 };
 use crate::{
     machine::{
-        lanes::Lane,
+        lanes::{Lane, Stored},
         op::{Body, Exec, Flow, Op, exec, map1, map3},
         warp::Warp,
     },
@@ -26,11 +26,8 @@ impl<T: Lane> Body for Select<T> {
         // SAFETY: the decoder made `c` for a predicate and the others for this type.
         unsafe {
             let chosen = warp.predicate(op.c) ^ op.x.wrapping_neg();
-            let (a, b) = (warp.lanes::<T>(op.a), warp.lanes::<T>(op.b));
-            let mut result = [T::Stored::default(); 32];
-            for lane in 0..32 {
-                result[lane] = if chosen & 1 << lane != 0 { a[lane] } else { b[lane] };
-            }
+            let mut result = *warp.lanes::<T>(op.b);
+            T::Stored::blend(&mut result, warp.lanes::<T>(op.a), chosen);
             warp.write::<T>(op.d, &result);
         }
         Flow::Next

@@ -2,7 +2,8 @@
 
 use crate::{
     machine::{
-        op::{Exec, Flow, NO_SLOT, Op, Slot, free},
+        lanes::Stored,
+        op::{Exec, Flow, NO_SLOT, Op, Slot, TieredBody, free, sign_bits, tiered},
         warp::Warp,
     },
     program::{
@@ -12,15 +13,29 @@ use crate::{
     ptx::ast::{Instruction, Operand, Type},
 };
 
-/// All lanes that the running lanes' member masks name.
-pub(super) fn members(warp: &Warp, slot: Slot) -> u32 {
+/// The member mask of the running lanes, if it is one.
+#[inline(always)]
+fn common_members(warp: &Warp, slot: Slot) -> Option<u32> {
     // SAFETY: a 32-bit slot of this frame.
     let masks = unsafe { warp.lanes::<u32>(slot) };
     let first = masks[warp.leader()];
-    if active(warp).all(|lane| masks[lane] == first) {
-        return first;
+    let mut running = [first; 32];
+    u32::blend(&mut running, masks, warp.mask);
+    let mut differs = 0;
+    for lane in 0..32 {
+        differs |= running[lane] ^ first;
     }
-    active(warp).fold(0, |all, lane| all | masks[lane])
+    (differs == 0).then_some(first)
+}
+
+/// All lanes that the running lanes' member masks name.
+#[inline(always)]
+pub(super) fn members(warp: &Warp, slot: Slot) -> u32 {
+    common_members(warp, slot).unwrap_or_else(|| {
+        // SAFETY: a 32-bit slot of this frame.
+        let masks = unsafe { warp.lanes::<u32>(slot) };
+        active(warp).fold(0, |all, lane| all | masks[lane])
+    })
 }
 
 fn active(warp: &Warp) -> impl Iterator<Item = usize> + use<> {
@@ -61,82 +76,74 @@ fn together(warp: &mut Warp, slot: Slot, f: impl FnOnce(&mut Warp)) -> Flow {
     Flow::Next
 }
 
-#[derive(Clone, Copy)]
-enum Shuffle {
-    Up,
-    Down,
-    Butterfly,
-    Index,
-}
+const UP: u8 = 0;
+const DOWN: u8 = 1;
+const BUTTERFLY: u8 = 2;
+const INDEX: u8 = 3;
 
-/// `d`: result, `x`: its predicate or none; `a`: value, `b`: lane or distance, `c`: clamp and segment mask,
-/// `wide[0]`: members (none for the form without `.sync`).
-fn shuffle<const KIND: u8>() -> Exec {
-    let kind = const {
-        match KIND {
-            0 => Shuffle::Up,
-            1 => Shuffle::Down,
-            2 => Shuffle::Butterfly,
-            _ => Shuffle::Index,
+/// `d`: result, `a`: value, `b`: lane or distance, `c`: clamp and segment mask, `wide`: members, and the result's predicate
+/// or none.
+struct Shuffle<const KIND: u8>;
+
+impl<const KIND: u8> TieredBody for Shuffle<KIND> {
+    #[inline(always)]
+    unsafe fn run<const AVX2: bool>(warp: &mut Warp, op: &Op) -> Flow {
+        // SAFETY: `wide` holds the members and the predicate.
+        let wide = unsafe { warp.wide(op) };
+        let members = members(warp, wide[0]);
+        if let Some(flow) = warp.converge(members) {
+            return flow;
         }
-    };
-    match kind {
-        Shuffle::Up => free(|warp, op| run_shuffle(warp, op, Shuffle::Up)),
-        Shuffle::Down => free(|warp, op| run_shuffle(warp, op, Shuffle::Down)),
-        Shuffle::Butterfly => free(|warp, op| run_shuffle(warp, op, Shuffle::Butterfly)),
-        Shuffle::Index => free(|warp, op| run_shuffle(warp, op, Shuffle::Index)),
-    }
-}
-
-#[inline(always)]
-fn run_shuffle(warp: &mut Warp, op: &Op, kind: Shuffle) -> Flow {
-    // SAFETY: `wide` holds the members and the predicate.
-    let wide = unsafe { warp.wide(op) };
-    together(warp, wide[0], |warp| {
-        // SAFETY: `a`, `b`, `c` and `d` are 32-bit slots of this frame, `wide[1]` a predicate slot.
+        tell_members(warp, wide[0], false);
+        // SAFETY: `a`, `b`, `c` and `d` are 32-bit slots of this frame, `wide[1]` a predicate slot; the instruction set is the
+        // caller's promise.
         unsafe {
             let values = warp.lanes::<u32>(op.a);
             let (distances, clamps) = (warp.lanes::<u32>(op.b), warp.lanes::<u32>(op.c));
-            let mut result = [0; 32];
-            let (mut valid, mut absent) = (0, 0);
-            let present = warp.mask;
-            for lane in 0..32i32 {
-                let (b, c) = (distances[lane as usize], clamps[lane as usize]);
-                let (distance, clamp, segments) = ((b & 31) as i32, (c & 31) as i32, (c >> 8 & 31) as i32);
-                let max_lane = lane & segments | clamp & !segments;
-                let min_lane = lane & segments;
-                let (source, holds) = match kind {
-                    Shuffle::Up => (lane - distance, lane - distance >= max_lane),
-                    Shuffle::Down => (lane + distance, lane + distance <= max_lane),
-                    Shuffle::Butterfly => (lane ^ distance, lane ^ distance <= max_lane),
-                    Shuffle::Index => {
-                        let source = min_lane | distance & !segments;
-                        (source, source <= max_lane)
-                    }
+            let (mut sources, mut valid) = ([0; 32], [0; 32]);
+            for lane in 0..32 {
+                let (number, distance) = (lane as i32, (distances[lane] & 31) as i32);
+                let (clamp, segments) = ((clamps[lane] & 31) as i32, (clamps[lane] >> 8 & 31) as i32);
+                let edge = number & segments | clamp & !segments;
+                let source = match KIND {
+                    UP => number - distance,
+                    DOWN => number + distance,
+                    BUTTERFLY => number ^ distance,
+                    _ => number & segments | distance & !segments,
                 };
-                let source = if holds { source } else { lane };
-                valid |= u32::from(holds) << lane;
-                absent |= (!present >> (source & 31) & 1) << lane;
-                result[lane as usize] = values[(source & 31) as usize];
+                let holds = if KIND == UP { source >= edge } else { source <= edge };
+                valid[lane] = u32::from(holds).wrapping_neg();
+                sources[lane] = (number ^ ((number ^ source) & valid[lane] as i32)) as u32 & 31;
+            }
+            let mut result = [0; 32];
+            for lane in 0..32 {
+                result[lane] = values[(sources[lane] & 31) as usize];
             }
             // Sums by .down and its kin let lanes at the edge read what they do not use; a lane that is named is used.
-            if matches!(kind, Shuffle::Index)
-                && absent & present != 0
-                && let Some(monitor) = warp.monitor()
-            {
-                monitor.shuffled_from_absent(warp, absent & present);
+            if KIND == INDEX && warp.mask != u32::MAX && warp.monitor.is_some() {
+                let absent = (0..32).fold(0, |all, lane| all | (!warp.mask >> sources[lane] & 1) << lane) & warp.mask;
+                if absent != 0
+                    && let Some(monitor) = warp.monitor()
+                {
+                    monitor.shuffled_from_absent(warp, absent);
+                }
             }
             warp.write::<u32>(op.d, &result);
             if wide[1] != NO_SLOT {
-                warp.write_predicate(wide[1], valid);
+                warp.write_predicate(wide[1], sign_bits::<AVX2>(&valid));
             }
         }
-    })
+        Flow::Next
+    }
 }
 
 /// Runs `f` for each group of lanes with the same member mask.
 #[inline(always)]
 fn by_group(warp: &mut Warp, slot: Slot, mut f: impl FnMut(&mut Warp, u32)) {
+    if common_members(warp, slot).is_some() {
+        let group = warp.mask;
+        return f(warp, group);
+    }
     // SAFETY: a 32-bit slot of this frame.
     let masks = *unsafe { warp.lanes::<u32>(slot) };
     let (all, mut left) = (warp.mask, warp.mask);
@@ -153,43 +160,49 @@ fn by_group(warp: &mut Warp, slot: Slot, mut f: impl FnMut(&mut Warp, u32)) {
 
 /// `x`: 0 all, 1 any, 2 uni, 3 ballot; `a`: predicate, `y`: its negation; `b`: members.
 fn vote() -> Exec {
-    free(|warp, op| {
-        together(warp, op.b, |warp| {
-            by_group(warp, op.b, |warp, group| {
-                // SAFETY: `a` is a predicate slot; `d` a 32-bit slot for ballot, else a predicate slot.
-                unsafe {
-                    let holds = (warp.predicate(op.a) ^ 0u32.wrapping_sub(op.y)) & group;
-                    let flag = |flag: bool| if flag { u32::MAX } else { 0 };
-                    match op.x {
-                        0 => warp.write_predicate(op.d, flag(holds == group)),
-                        1 => warp.write_predicate(op.d, flag(holds != 0)),
-                        2 => warp.write_predicate(op.d, flag(holds == group || holds == 0)),
-                        _ => warp.write::<u32>(op.d, &[holds; 32]),
+    free(
+        #[inline(always)]
+        |warp, op| {
+            together(warp, op.b, |warp| {
+                by_group(warp, op.b, |warp, group| {
+                    // SAFETY: `a` is a predicate slot; `d` a 32-bit slot for ballot, else a predicate slot.
+                    unsafe {
+                        let holds = (warp.predicate(op.a) ^ 0u32.wrapping_sub(op.y)) & group;
+                        let flag = |flag: bool| if flag { u32::MAX } else { 0 };
+                        match op.x {
+                            0 => warp.write_predicate(op.d, flag(holds == group)),
+                            1 => warp.write_predicate(op.d, flag(holds != 0)),
+                            2 => warp.write_predicate(op.d, flag(holds == group || holds == 0)),
+                            _ => warp.write::<u32>(op.d, &[holds; 32]),
+                        }
                     }
-                }
-            });
-        })
-    })
+                });
+            })
+        },
+    )
 }
 
 /// `d`: mask of equal lanes; `wide[0]`: predicate (match.all) or none; `a`: value of `x` bits; `b`: members; `y`: all.
-fn matches() -> Exec {
-    free(|warp, op| {
+struct Match;
+
+impl TieredBody for Match {
+    #[inline(always)]
+    unsafe fn run<const AVX2: bool>(warp: &mut Warp, op: &Op) -> Flow {
         together(warp, op.b, |warp| {
             // SAFETY: `wide` holds the predicate's slot.
             let predicate = unsafe { warp.wide(op)[0] };
             by_group(warp, op.b, |warp, group| {
-                // SAFETY: `a` is a slot of `x` bits, `d` a 32-bit slot, the predicate a predicate slot.
+                // SAFETY: `a` is a slot of `x` bits, `d` a 32-bit slot, the predicate a predicate slot; the instruction set
+                // is the caller's promise.
                 unsafe {
                     let value: [u64; 32] =
                         if op.x == 64 { *warp.lanes::<u64>(op.a) } else { warp.lanes::<u32>(op.a).map(u64::from) };
                     let equal = |lane: usize| {
-                        (0..32)
-                            .filter(|&k| group >> k & 1 != 0 && value[k] == value[lane])
-                            .fold(0u32, |m, k| m | 1 << k)
+                        let same = value.map(|other| u32::from(other == value[lane]).wrapping_neg());
+                        sign_bits::<AVX2>(&same) & group
                     };
                     if op.y != 0 {
-                        let all = equal(group.trailing_zeros() as usize) == group;
+                        let all = equal(group.trailing_zeros() as usize & 31) == group;
                         warp.write::<u32>(op.d, &[if all { group } else { 0 }; 32]);
                         if predicate != NO_SLOT {
                             warp.write_predicate(predicate, if all { u32::MAX } else { 0 });
@@ -201,7 +214,7 @@ fn matches() -> Exec {
                 }
             });
         })
-    })
+    }
 }
 
 /// `redux` of integers: combines `a` over the members (`b`).
@@ -297,10 +310,10 @@ pub(crate) fn decode(i: &Instruction, b: &mut Builder<'_>) -> Result<(), Compile
             modifiers.finish(b)?;
             let [result, value, distance, clamp, members] = b.operands::<5>(i)?;
             let exec = match (mode, ty) {
-                (Some("up"), Some(Type::B32)) => shuffle::<0>(),
-                (Some("down"), Some(Type::B32)) => shuffle::<1>(),
-                (Some("bfly"), Some(Type::B32)) => shuffle::<2>(),
-                (Some("idx"), Some(Type::B32)) => shuffle::<3>(),
+                (Some("up"), Some(Type::B32)) => tiered::<Shuffle<UP>>(),
+                (Some("down"), Some(Type::B32)) => tiered::<Shuffle<DOWN>>(),
+                (Some("bfly"), Some(Type::B32)) => tiered::<Shuffle<BUTTERFLY>>(),
+                (Some("idx"), Some(Type::B32)) => tiered::<Shuffle<INDEX>>(),
                 _ => return Err(b.unknown(i)),
             };
             let mut op = Op::new(exec);
@@ -337,7 +350,7 @@ pub(crate) fn decode(i: &Instruction, b: &mut Builder<'_>) -> Result<(), Compile
             modifiers.finish(b)?;
             let [result, value, members] = b.operands::<3>(i)?;
             let (Some(mode), Some(ty @ (Type::B32 | Type::B64))) = (mode, ty) else { return Err(b.unknown(i)) };
-            let mut op = Op::new(matches());
+            let mut op = Op::new(tiered::<Match>());
             (op.x, op.y) = (ty.bits(), u32::from(mode == "all"));
             op.a = b.read(i, value, ty)?;
             op.b = b.read(i, members, Type::B32)?;

@@ -430,6 +430,8 @@ impl<'a> Builder<'a> {
         op.a = sources.first().copied().unwrap_or(NO_SLOT);
         op.b = sources.get(1).copied().unwrap_or(NO_SLOT);
         op.c = sources.get(2).copied().unwrap_or(NO_SLOT);
+        let is_constant = |slot: Slot| self.values.get(slot as usize).is_some_and(|value| value.constant.is_some());
+        op.exec = exec.for_constants(is_constant(op.b), is_constant(op.c));
         self.emit(op);
     }
 

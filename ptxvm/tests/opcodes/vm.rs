@@ -48,12 +48,23 @@ pub(crate) fn run_on_vm(
     threads: u32,
     buffers: &mut [Vec<u8>],
 ) -> Result<(), String> {
+    run_blocks(ptx, kernel, [blocks, 1, 1], [threads, 1, 1], buffers)
+}
+
+/// As [`run_on_vm`], for grids and blocks of any shape.
+pub(crate) fn run_blocks(
+    ptx: &str,
+    kernel: &str,
+    grid: [u32; 3],
+    block: [u32; 3],
+    buffers: &mut [Vec<u8>],
+) -> Result<(), String> {
     let program = Program::compile(ptx).map_err(|error| error.to_string())?;
     let module = LoadedModule::load(Arc::new(program), 0).map_err(|error| error.to_string())?;
     let id = module.kernel(kernel).ok_or("the module has no such kernel")?;
     let held = buffers.iter().map(|bytes| Buffer::holding(bytes)).collect::<Result<Vec<Buffer>, String>>()?;
     let params = held.iter().flat_map(|buffer| buffer.address.to_le_bytes()).collect();
-    let mut launch = Launch::new(module, id, [blocks, 1, 1], [threads, 1, 1], params);
+    let mut launch = Launch::new(module, id, grid, block, params);
     launch.options = Options { threads: 1, ..Options::default() };
     run(&launch).map_err(|fault| fault.to_string())?;
     held.iter().zip(buffers).try_for_each(|(buffer, bytes)| buffer.read(bytes))

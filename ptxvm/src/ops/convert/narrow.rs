@@ -2,7 +2,10 @@
 //! and 4 bits.
 
 use super::{
-    super::float::{rounding::*, take_rounding},
+    super::{
+        float::{rounding::*, take_rounding},
+        half::lanes::from_singles,
+    },
     Chain, direct, reals,
 };
 use crate::{
@@ -203,9 +206,9 @@ fn packed(
     let finite = modifiers.take("satfinite");
     modifiers.finish(b)?;
     let exec = match (is_f16, mode) {
-        (true, RN) => map2(|a: f32, b: f32| to_f16::<RN>(b) | to_f16::<RN>(a) << 16),
+        (true, RN) => from_singles::<F16>(true),
         (true, RZ) => map2(|a: f32, b: f32| to_f16::<RZ>(b) | to_f16::<RZ>(a) << 16),
-        (false, RN) => map2(|a: f32, b: f32| to_bf16::<RN>(b) | to_bf16::<RN>(a) << 16),
+        (false, RN) => from_singles::<Bf16>(true),
         (false, RZ) => map2(|a: f32, b: f32| to_bf16::<RZ>(b) | to_bf16::<RZ>(a) << 16),
         _ => return Err(b.error(i, "pairs are rounded by .rn or .rz")),
     };

@@ -1,7 +1,10 @@
 //! `cvt` from floating point to integers, and between scalar floating-point types.
 
 use super::{
-    super::float::{rounding::*, take_rounding},
+    super::{
+        float::{rounding::*, take_rounding},
+        half::lanes::{from_singles, to_singles},
+    },
     Chain, integers,
 };
 use crate::{
@@ -34,13 +37,32 @@ macro_rules! rounded {
     };
 }
 
+/// The nearest integer in range, NaN to zero: what `as` does, without a branch.
+macro_rules! saturating {
+    ($name:ident, $t:ty) => {
+        #[inline(always)]
+        fn $name(x: f32) -> $t {
+            // Beyond the last of the range stands a power of two, which is a single.
+            let inside = (x > <$t>::MIN as f32 - 1.0) & (x < <$t>::MAX as f32);
+            // SAFETY: zero, or a number whose whole part is in range.
+            let value = unsafe { (if inside { x } else { 0.0 }).to_int_unchecked::<$t>() };
+            let bound = if x > 0.0 { <$t>::MAX } else { <$t>::MIN };
+            let bound = if x.is_nan() { 0 } else { bound };
+            if inside { value } else { bound }
+        }
+    };
+}
+
+saturating!(to_i32, i32);
+saturating!(to_u32, u32);
+
 /// NaN is zero, except to 64 bits, where only the top bit is set.
 fn single_to_integer(to: Type, mode: u8) -> Exec {
     match to {
-        Type::U32 => rounded!(mode, f32, x => x as u32),
+        Type::U32 => rounded!(mode, f32, x => to_u32(x)),
         Type::S64 => rounded!(mode, f32, x => if x.is_nan() { i64::MIN } else { x as i64 }),
         Type::U64 => rounded!(mode, f32, x => if x.is_nan() { 1 << 63 } else { x as u64 }),
-        _ => rounded!(mode, f32, x => x as i32),
+        _ => rounded!(mode, f32, x => to_i32(x)),
     }
 }
 
@@ -61,7 +83,7 @@ fn double_to_integer(to: Type, mode: u8) -> Exec {
 /// A 16-bit number as a single.
 pub(super) fn widen(from: Type) -> Exec {
     match from {
-        Type::F16 => map1(|a: u16| canonical(from_f16(u32::from(a)))),
+        Type::F16 => to_singles::<F16>(false),
         _ => map1(|a: u16| from_bf16(u32::from(a))),
     }
 }
@@ -129,7 +151,7 @@ fn double_to_single(mode: u8) -> Exec {
 
 fn single_to_half(to: Type, mode: u8) -> Exec {
     match (to, mode) {
-        (Type::F16, RN) => map1(|a: f32| to_f16::<RN>(a) as u16),
+        (Type::F16, RN) => from_singles::<F16>(false),
         (Type::F16, RZ) => map1(|a: f32| to_f16::<RZ>(a) as u16),
         (Type::F16, RM) => map1(|a: f32| to_f16::<RM>(a) as u16),
         (Type::F16, _) => map1(|a: f32| to_f16::<RP>(a) as u16),

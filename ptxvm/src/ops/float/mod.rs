@@ -7,7 +7,7 @@ pub(crate) mod soft;
 pub(crate) mod stages;
 
 use crate::{
-    machine::op::{Exec, map1, map2, map3},
+    machine::op::{Exec, map1, map2, map2_constant, map3, map3_constant},
     program::{
         CompileError,
         builder::{Builder, Modifiers},
@@ -27,9 +27,12 @@ pub(crate) fn take_rounding(modifiers: &mut Modifiers<'_>) -> Option<u8> {
     })
 }
 
-/// A function over single precision made for a direction and with or without `.ftz`.
+/// A function over single precision made for a direction and with or without `.ftz`; `$near` makes the common direction.
 macro_rules! directed {
     ($map:ident, $function:ident, $mode:expr, $ftz:expr) => {
+        directed!($map, $map, $function, $mode, $ftz)
+    };
+    ($map:ident, $near:ident, $function:ident, $mode:expr, $ftz:expr) => {
         match ($mode, $ftz) {
             (RZ, false) => $map($function::<RZ, false>),
             (RZ, true) => $map($function::<RZ, true>),
@@ -37,8 +40,8 @@ macro_rules! directed {
             (RM, true) => $map($function::<RM, true>),
             (RP, false) => $map($function::<RP, false>),
             (RP, true) => $map($function::<RP, true>),
-            (_, false) => $map($function::<RN, false>),
-            (_, true) => $map($function::<RN, true>),
+            (_, false) => $near($function::<RN, false>),
+            (_, true) => $near($function::<RN, true>),
         }
     };
 }
@@ -99,11 +102,13 @@ pairs!(fma_pairs, fma, a, b, c);
 /// The NaN of a double-precision result is the first NaN among the sources, made quiet.
 #[inline(always)]
 fn quiet(result: f64, sources: [f64; 3]) -> f64 {
-    if !result.is_nan() {
-        return result;
+    let mut nan = 0xfff8 << 48;
+    for source in sources.into_iter().rev() {
+        nan = if source.is_nan() { source.to_bits() } else { nan };
     }
-    let first = sources.into_iter().find(|source| source.is_nan()).map_or(0xfff8 << 48, f64::to_bits);
-    f64::from_bits(first | 1 << 51)
+    // As integers: see `canonical_root`.
+    let bits = result.to_bits();
+    f64::from_bits(if bits & i64::MAX as u64 > 0x7ff0 << 48 { nan | 1 << 51 } else { bits })
 }
 
 macro_rules! doubles {
@@ -146,10 +151,10 @@ fn double(opcode: &str, mode: u8) -> Option<(Exec, usize)> {
 /// The operation of `opcode` over singles, rounded in a direction.
 pub(crate) fn single(opcode: &str, mode: u8, ftz: bool) -> Option<(Exec, usize)> {
     Some(match opcode {
-        "add" => (directed!(map2, add, mode, ftz), 2),
-        "sub" => (directed!(map2, sub, mode, ftz), 2),
-        "mul" => (directed!(map2, mul, mode, ftz), 2),
-        "fma" | "mad" => (directed!(map3, fma, mode, ftz), 3),
+        "add" => (directed!(map2, map2_constant, add, mode, ftz), 2),
+        "sub" => (directed!(map2, map2_constant, sub, mode, ftz), 2),
+        "mul" => (directed!(map2, map2_constant, mul, mode, ftz), 2),
+        "fma" | "mad" => (directed!(map3, map3_constant, fma, mode, ftz), 3),
         "div" => (directed!(map2, div, mode, ftz), 2),
         "rcp" => (directed!(map1, rcp, mode, ftz), 1),
         "sqrt" => (directed!(map1, sqrt, mode, ftz), 1),
@@ -275,7 +280,7 @@ pub(crate) fn decode_mixed(i: &Instruction, b: &mut Builder<'_>) -> Result<(), C
         return Err(b.error(i, format!("found {} operands, expected {}", i.operands.len(), count + 1)));
     }
     let widen = || match narrow {
-        Type::F16 => map1(|a: u16| from_f16(u32::from(a))),
+        Type::F16 => super::half::lanes::to_singles::<F16>(false),
         _ => map1(|a: u16| from_bf16(u32::from(a))),
     };
     let mut slots = Vec::with_capacity(3);

@@ -251,14 +251,6 @@ pub(crate) fn to_bf16<const MODE: u8>(x: f32) -> u32 {
 
 /// A 16-bit floating-point format.
 pub(crate) trait Half: Copy + 'static {
-    /// The value of the low 16 bits.
-    fn widen(bits: u32) -> f32;
-    /// The 16 bits nearest.
-    fn narrow(x: f32) -> u32;
-    /// The value rounded once from `a · b + c`.
-    fn fma(a: u32, b: u32, c: u32) -> u32;
-    /// The value rounded once from `a · b`.
-    fn mul(a: u32, b: u32) -> u32;
     /// The exponent's bits.
     const EXPONENT: u32;
     /// One.
@@ -274,54 +266,11 @@ pub(crate) struct F16;
 pub(crate) struct Bf16;
 
 impl Half for F16 {
-    #[inline(always)]
-    fn widen(bits: u32) -> f32 {
-        from_f16(bits)
-    }
-
-    #[inline(always)]
-    fn narrow(x: f32) -> u32 {
-        to_f16::<RN>(x)
-    }
-
-    /// Products of 11-bit numbers are exact in single precision.
-    #[inline(always)]
-    fn fma(a: u32, b: u32, c: u32) -> u32 {
-        to_f16::<RN>(sum_odd_single(from_f16(a) * from_f16(b), from_f16(c)))
-    }
-
-    #[inline(always)]
-    fn mul(a: u32, b: u32) -> u32 {
-        to_f16::<RN>(from_f16(a) * from_f16(b))
-    }
-
     const EXPONENT: u32 = 0x7c00;
     const ONE: u32 = 0x3c00;
 }
 
 impl Half for Bf16 {
-    #[inline(always)]
-    fn widen(bits: u32) -> f32 {
-        from_bf16(bits)
-    }
-
-    #[inline(always)]
-    fn narrow(x: f32) -> u32 {
-        to_bf16::<RN>(x)
-    }
-
-    /// Products may leave the range of single precision on both sides.
-    #[inline(always)]
-    fn fma(a: u32, b: u32, c: u32) -> u32 {
-        let product = f64::from(from_bf16(a)) * f64::from(from_bf16(b));
-        to_bf16::<RN>(to_single_odd(sum_odd(product, f64::from(from_bf16(c)))))
-    }
-
-    #[inline(always)]
-    fn mul(a: u32, b: u32) -> u32 {
-        to_bf16::<RN>(to_single_odd(f64::from(from_bf16(a)) * f64::from(from_bf16(b))))
-    }
-
     const EXPONENT: u32 = 0x7f80;
     const ONE: u32 = 0x3f80;
 }

@@ -4,7 +4,7 @@
 //! groups, the rows 0 to 7 of a tile.
 
 use crate::machine::{
-    op::{Exec, Flow, Op, Tier, tier},
+    op::{Exec, Flow, Op, Run, Tier, tier},
     warp::Warp,
 };
 
@@ -232,7 +232,7 @@ unsafe fn avx512<K: Kernel>(warp: &mut Warp, op: &Op) -> Flow {
 
 /// The kernel for the best instruction set of this machine.
 pub(super) fn exec<K: Kernel>() -> Exec {
-    match tier() {
+    let run: Run = match tier() {
         Tier::Portable => portable::<K>,
         #[cfg(target_arch = "x86_64")]
         Tier::Avx2 => avx2::<K>,
@@ -240,5 +240,6 @@ pub(super) fn exec<K: Kernel>() -> Exec {
         Tier::Avx512 => avx512::<K>,
         #[cfg(not(target_arch = "x86_64"))]
         _ => portable::<K>,
-    }
+    };
+    run.into()
 }

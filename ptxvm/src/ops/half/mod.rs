@@ -1,84 +1,84 @@
 //! Arithmetic over `.f16`, `.f16x2`, `.bf16` and `.bf16x2`: exact in single precision (or double) and rounded once.
 
+pub(super) mod lanes;
+
 use super::float::{
     approximate,
-    rounding::{Bf16, F16, Half, NAN16},
+    rounding::{Bf16, F16, NAN16, sum_odd_single},
     stages::{finish, sources, stage, stage_if},
     take_rounding,
 };
 use crate::{
-    machine::op::{Exec, map1, map2, map3},
+    machine::op::{Exec, map1},
     program::{
         CompileError,
         builder::{Builder, Modifiers},
     },
     ptx::ast::{Instruction, Type},
 };
+use lanes::{Lanes, elementwise};
 
-/// An operation over 16-bit numbers, made for one number or for both halves of a word.
+/// An operation over the bits of 16-bit numbers, made for one number or for both halves of a word.
 macro_rules! halves {
-    ($map:ident, $packed:expr, |$($source:ident),*| $value:expr) => {
+    ($packed:expr, |$a:ident| $value:expr) => {
         if $packed {
-            $map(|$($source: u32),*| {
-                let low = { $(let $source = $source & 0xffff;)* $value };
-                let high = { $(let $source = $source >> 16;)* $value };
+            map1(|word: u32| {
+                let low = {
+                    let $a = word & 0xffff;
+                    $value
+                };
+                let high = {
+                    let $a = word >> 16;
+                    $value
+                };
                 low | high << 16
             })
         } else {
-            $map(|$($source: u32),*| $value)
+            map1(|$a: u32| $value)
         }
     };
 }
 
-/// `f(a)` in single precision, rounded.
+/// `yes` or `no`, without a branch.
 #[inline(always)]
-fn through<H: Half>(a: u32, f: impl Fn(f32) -> f32) -> u32 {
-    H::narrow(f(H::widen(a)))
+fn choose(condition: bool, yes: u32, no: u32) -> u32 {
+    no ^ ((yes ^ no) & u32::from(condition).wrapping_neg())
 }
 
 /// The operations of one format.
 struct Operations<H>(std::marker::PhantomData<H>);
 
-impl<H: Half> Operations<H> {
+impl<H: Format> Operations<H> {
     fn arithmetic(opcode: &str, packed: bool) -> Option<(Exec, usize)> {
         Some(match opcode {
-            "add" => (halves!(map2, packed, |a, b| H::narrow(H::widen(a) + H::widen(b))), 2),
-            "sub" => (halves!(map2, packed, |a, b| H::narrow(H::widen(a) - H::widen(b))), 2),
-            "mul" => (halves!(map2, packed, |a, b| H::mul(a, b)), 2),
-            "fma" => (halves!(map3, packed, |a, b, c| H::fma(a, b, c)), 3),
+            "add" => (elementwise::<H, _, 2>(packed, |a, b, _| a + b), 2),
+            "sub" => (elementwise::<H, _, 2>(packed, |a, b, _| a - b), 2),
+            "mul" => (H::product(false, packed), 2),
+            "fma" => (H::product(true, packed), 3),
             _ => return None,
         })
     }
 
     /// Subnormals to zeros.
     fn flush(packed: bool) -> Exec {
-        halves!(map1, packed, |a| if a & H::EXPONENT == 0 { a & 0x8000 } else { a })
+        halves!(packed, |a| choose(a & H::EXPONENT == 0, a & 0x8000, a))
     }
 
     /// Into [0, 1], NaN to +0.
     fn saturate(packed: bool) -> Exec {
-        halves!(map1, packed, |a| {
-            let positive = if a & 0x8000 != 0 || a > H::EXPONENT { 0 } else { a };
-            positive.min(H::ONE)
-        })
+        halves!(packed, |a| choose((a & 0x8000 != 0) | (a > H::EXPONENT), 0, a.min(H::ONE)))
     }
 
     /// Negative numbers to +0; NaN stays the canonical one.
     fn relu(packed: bool) -> Exec {
-        halves!(map1, packed, |a| if a & 0x7fff > H::EXPONENT {
-            NAN16
-        } else if a & 0x8000 != 0 {
-            0
-        } else {
-            a
-        })
+        halves!(packed, |a| choose(a & 0x7fff > H::EXPONENT, NAN16, choose(a & 0x8000 != 0, 0, a)))
     }
 
     fn extreme(opcode: &str, nan: bool, magnitude: bool, packed: bool) -> Exec {
         use super::float::elementary::{extreme, extreme_magnitude};
         macro_rules! both {
             ($f:expr) => {
-                halves!(map2, packed, |a, b| H::narrow($f(H::widen(a), H::widen(b))))
+                elementwise::<H, _, 2>(packed, |a, b, _| $f(a, b))
             };
         }
         match (opcode == "max", nan, magnitude) {
@@ -94,11 +94,34 @@ impl<H: Half> Operations<H> {
     }
 
     fn tanh(packed: bool) -> Exec {
-        halves!(map1, packed, |a| through::<H>(a, approximate::tanh))
+        elementwise::<H, _, 1>(packed, |a, _, _| approximate::tanh(a))
     }
 
     fn ex2(packed: bool) -> Exec {
-        halves!(map1, packed, |a| through::<H>(a, approximate::ex2::<false>))
+        elementwise::<H, _, 1>(packed, |a, _, _| approximate::ex2::<false>(a))
+    }
+}
+
+/// What the formats do in different ways.
+trait Format: Lanes {
+    /// `a · b`, or with `sum` `a · b + c`, rounded once.
+    fn product(sum: bool, packed: bool) -> Exec;
+}
+
+impl Format for F16 {
+    /// Products of 11-bit numbers are exact in single precision.
+    fn product(sum: bool, packed: bool) -> Exec {
+        if sum {
+            elementwise::<Self, _, 3>(packed, |a, b, c| sum_odd_single(a * b, c))
+        } else {
+            elementwise::<Self, _, 2>(packed, |a, b, _| a * b)
+        }
+    }
+}
+
+impl Format for Bf16 {
+    fn product(sum: bool, packed: bool) -> Exec {
+        lanes::product(sum, packed)
     }
 }
 
