@@ -40,6 +40,11 @@ impl From<Run> for Exec {
 }
 
 impl Exec {
+    /// The body for sources of which nothing is known.
+    pub(crate) fn run(self) -> Run {
+        self.run
+    }
+
     /// The body for constants among the sources.
     pub(crate) fn for_constants(self, b: bool, c: bool) -> Run {
         let [of_b, of_c, of_both] = self.constant;

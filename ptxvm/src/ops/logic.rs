@@ -2,7 +2,7 @@
 
 use crate::{
     machine::{
-        op::{Body, Exec, Flow, Op, Slot, exec, free, map1, map2, map2_constant, map3},
+        op::{Body, Exec, Flow, Op, Slot, exec, free, map1, map2_constant, map3},
         warp::Warp,
     },
     program::{

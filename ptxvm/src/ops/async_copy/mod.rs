@@ -302,7 +302,7 @@ fn decode_issue(i: &Instruction, b: &mut Builder<'_>, mut m: Modifiers<'_>) -> R
     };
     op.imm = (i64::from(high_offset) << 32) as u64 | u64::from(low as u32);
     op.b = high.a;
-    op.exec = if narrow { exec::<Issue<Shared32>>() } else { exec::<Issue<Shared64>>() };
+    op.exec = if narrow { exec::<Issue<Shared32>>().run() } else { exec::<Issue<Shared64>>().run() };
     let how = match rest {
         None => 0,
         Some(operand) => {

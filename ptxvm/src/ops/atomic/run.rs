@@ -5,7 +5,7 @@ use crate::{
     machine::{
         lanes::Lane,
         launch::mix,
-        op::{Exec, Flow, Op, conjure, free},
+        op::{Exec, Flow, Op, Run, conjure, free},
         warp::Warp,
     },
     memory::{PARAM_WINDOW, SHARED_WINDOW},
@@ -117,7 +117,8 @@ unsafe fn update<W: Cell>(pointer: *mut W, global: bool, f: impl Fn(W) -> W) -> 
 
 /// `f(old, operand, in global memory)`, for `x` elements.
 pub(super) fn modify<T: Atomic, F: Fn(T, T, bool) -> T + Copy>(_: F) -> Exec {
-    modify_elements::<T, F>
+    let run: Run = modify_elements::<T, F>;
+    run.into()
 }
 
 unsafe fn modify_elements<T: Atomic, F: Fn(T, T, bool) -> T + Copy>(warp: &mut Warp, op: &Op) -> Flow {

@@ -342,7 +342,8 @@ pub(crate) fn decode_load(i: &Instruction, b: &mut Builder<'_>) -> Result<(), Co
         Target::KernelParam => load::parameter(element),
         Target::Frame => load::frame(),
         Target::Register { .. } => load::pick(op_space(space), narrow, order, element),
-    };
+    }
+    .run();
     if count == 1 {
         op.d = slots[0];
         b.emit(op);
@@ -444,7 +445,8 @@ pub(crate) fn decode_store(i: &Instruction, b: &mut Builder<'_>) -> Result<(), C
         Target::KernelParam => return Err(b.error(i, "kernel parameters cannot be written")),
         Target::Frame => store::frame(),
         Target::Register { .. } => store::pick(op_space(space), narrow, order, element),
-    };
+    }
+    .run();
     if count == 1 {
         op.b = slots[0];
         b.emit(op);
