@@ -55,7 +55,7 @@ fn repeated(line: &str) -> String {
          shl.b32 %r22, %r20, 2;\nmov.u32 %r23, words;\nadd.u32 %r22, %r22, %r23;\nst.shared.b32 [%r22], 0;\n",
     );
     for k in 0..8 {
-        // Numbers near one, whatever format they are read as.
+        // Ordinary numbers, whatever format they are read as; lines of arithmetic write other registers.
         let _ = writeln!(text, "add.u32 %r{k}, %r20, {};", 0x3c00_3c00 + k);
         let _ = writeln!(text, "mov.b32 %f{k}, %r{k};\ncvt.u64.u32 %x{k}, %r{k};\nsetp.gt.u32 %p{k}, %r20, 7;");
     }
@@ -99,19 +99,19 @@ fn arithmetic(c: &mut Criterion) {
     let mut chain = launch(CHAIN, "chain", [blocks, 1, 1], warps * 32, vec![]);
     per_core(&mut group, "dependent chain", &mut chain, Throughput::Elements, u64::from(blocks * warps * 18 * 2000));
     for (name, line) in [
-        ("add.s32 of registers", "add.s32 %r{d}, %r{a}, %r{b};"),
-        ("add.s32 of a constant", "add.s32 %r{d}, %r{a}, 12;"),
-        ("mad.lo.s32", "mad.lo.s32 %r{d}, %r{a}, %r{b}, %r{c};"),
-        ("fma.rn.f32", "fma.rn.f32 %f{d}, %f{a}, %f{b}, %f{c};"),
-        ("selp.b32", "selp.b32 %r{d}, %r{a}, %r{b}, %p{c};"),
+        ("add.s32 of registers", "add.s32 %r1{d}, %r{a}, %r{b};"),
+        ("add.s32 of a constant", "add.s32 %r1{d}, %r{a}, 12;"),
+        ("mad.lo.s32", "mad.lo.s32 %r1{d}, %r{a}, %r{b}, %r{c};"),
+        ("fma.rn.f32", "fma.rn.f32 %f1{d}, %f{a}, %f{b}, %f{c};"),
+        ("selp.b32", "selp.b32 %r1{d}, %r{a}, %r{b}, %p{c};"),
         ("setp.lt.s32", "setp.lt.s32 %p{d}, %r{a}, %r{b};"),
         ("add.s64", "add.s64 %x{d}, %x{a}, %x{b};"),
-        ("ex2.approx.ftz.f32", "ex2.approx.ftz.f32 %f{d}, %f{a};"),
-        ("add.f16x2", "add.f16x2 %r{d}, %r{a}, %r{b};"),
-        ("fma.rn.f16x2", "fma.rn.f16x2 %r{d}, %r{a}, %r{b}, %r{c};"),
-        ("fma.rn.bf16x2", "fma.rn.bf16x2 %r{d}, %r{a}, %r{b}, %r{c};"),
-        ("cvt.rn.f16x2.f32", "cvt.rn.f16x2.f32 %r{d}, %f{a}, %f{b};"),
-        ("shfl.sync.bfly.b32", "shfl.sync.bfly.b32 %r{d}, %r{a}, 4, 31, -1;"),
+        ("ex2.approx.ftz.f32", "ex2.approx.ftz.f32 %f1{d}, %f{a};"),
+        ("add.f16x2", "add.f16x2 %r1{d}, %r{a}, %r{b};"),
+        ("fma.rn.f16x2", "fma.rn.f16x2 %r1{d}, %r{a}, %r{b}, %r{c};"),
+        ("fma.rn.bf16x2", "fma.rn.bf16x2 %r1{d}, %r{a}, %r{b}, %r{c};"),
+        ("cvt.rn.f16x2.f32", "cvt.rn.f16x2.f32 %r1{d}, %f{a}, %f{b};"),
+        ("shfl.sync.bfly.b32", "shfl.sync.bfly.b32 %r1{d}, %r{a}, 4, 31, -1;"),
     ] {
         let launch = launch(&repeated(line), "repeated", [1, 1, 1], 128, vec![]);
         group.throughput(Throughput::Elements(u64::from(4 * COPIES * TURNS)));

@@ -81,7 +81,8 @@ fn a_constant_source_gives_what_a_register_that_holds_it_gives() {
         "setp.gt.s32 %p0, %r0, $;\nselp.b32 %r8, 1, 0, %p0;",
     ];
     for line in lines {
-        for constant in SPECIAL.into_iter().chain((0..3).map(|_| random.next() as u32)) {
+        let drawn = [random.next() as u32, random.next() as u32];
+        for constant in SPECIAL.into_iter().chain(drawn) {
             let mut input: Vec<u32> = (0..512).map(|_| random.next() as u32).collect();
             for lane in 0..32 {
                 input[16 * lane + 1] = constant;

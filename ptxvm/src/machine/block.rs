@@ -3,7 +3,7 @@
 use super::{
     fault::{Fault, FaultKind, Place},
     launch::Running,
-    splits::first_frame,
+    start::first_frame,
     warp::{Split, SplitState, Stop, Warp},
 };
 use crate::monitor::Monitor;

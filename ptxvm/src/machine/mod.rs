@@ -7,6 +7,7 @@ pub(crate) mod launch;
 mod module;
 pub(crate) mod op;
 pub(crate) mod splits;
+mod start;
 pub(crate) mod warp;
 mod workers;
 

@@ -208,7 +208,7 @@ fn packed(
     let exec = match (is_f16, mode) {
         (true, RN) => from_singles::<F16>(true),
         (true, RZ) => map2(|a: f32, b: f32| to_f16::<RZ>(b) | to_f16::<RZ>(a) << 16),
-        (false, RN) => from_singles::<Bf16>(true),
+        (false, RN) => map2(|a: f32, b: f32| to_bf16::<RN>(b) | to_bf16::<RN>(a) << 16),
         (false, RZ) => map2(|a: f32, b: f32| to_bf16::<RZ>(b) | to_bf16::<RZ>(a) << 16),
         _ => return Err(b.error(i, "pairs are rounded by .rn or .rz")),
     };
