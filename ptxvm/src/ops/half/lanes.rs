@@ -183,13 +183,16 @@ impl<const SUM: bool, const N: usize> TieredBody for Product<SUM, N> {
             let a = Bf16::widen::<AVX2, N>(warp.lanes::<u32>(op.a));
             let b = Bf16::widen::<AVX2, N>(warp.lanes::<u32>(op.b));
             let c = if SUM { Bf16::widen::<AVX2, N>(warp.lanes::<u32>(op.c)) } else { [0.0; N] };
-            let mut result = [0.0; N];
             let mut unusual = 0;
             for k in 0..N {
-                result[k] = if SUM { sum_odd_single(a[k] * b[k], c[k]) } else { a[k] * b[k] };
                 unusual |= u32::from(!is_exact(a[k], b[k], c[k]));
             }
-            if unusual != 0 {
+            let mut result = [0.0; N];
+            if unusual == 0 {
+                for k in 0..N {
+                    result[k] = if SUM { sum_odd_single(a[k] * b[k], c[k]) } else { a[k] * b[k] };
+                }
+            } else {
                 for k in 0..N {
                     let product = f64::from(a[k]) * f64::from(b[k]);
                     result[k] = to_single_odd(if SUM { sum_odd(product, f64::from(c[k])) } else { product });
