@@ -6,65 +6,39 @@ use super::{
     builder::Builder,
     draft::{Control, Label},
     flow::{Flow, lay_out},
-    symbols::{ModuleSymbols, Symbol},
-    variables::{kernel_params, module_symbols},
+    link::{Linked, link},
+    symbols::{ModuleSymbols, Symbol, VariableLists},
+    variables::kernel_params,
 };
 use crate::{
     machine::op::Op,
     ops::{self, control},
-    ptx::ast::{self, Block, Function, Instruction, Module, Statement},
+    ptx::ast::{self, Block, Function, Instruction, Module, SourceLine, Statement},
 };
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 /// Blocks nested deeper than this are refused.
 const DEEPEST: usize = 200;
 
 pub(super) fn program(texts: &[&str], modules: &[Module]) -> Result<Program, CompileError> {
-    let mut symbols = ModuleSymbols::default();
-    let mut files = HashMap::new();
-    let mut bodies: Vec<&Function> = Vec::new();
-    let mut numbers: HashMap<&str, u32> = HashMap::new();
-    for module in modules {
-        symbols.version = symbols.version.max(module.version.0 * 10 + module.version.1);
-        symbols.target = symbols.target.max(architecture(module));
-        files.extend(module.files.iter().cloned());
-        merge_variables(module, &mut symbols)?;
-        for function in module.functions.iter().filter(|function| function.body.is_some()) {
-            if numbers.insert(&function.name, bodies.len() as u32).is_some() {
-                return Err(CompileError {
-                    line: function.line,
-                    function: function.name.clone(),
-                    opcode: "definition".to_owned(),
-                    reason: "the function is defined twice".to_owned(),
-                });
-            }
-            bodies.push(function);
-        }
-    }
-    for (name, number) in &numbers {
-        symbols.names.insert((*name).to_owned(), Symbol::Function(*number));
-    }
-    for (alias, target) in modules.iter().flat_map(|module| &module.aliases) {
-        if let Some(number) = numbers.get(target.as_str()) {
-            symbols.names.insert(alias.clone(), Symbol::Function(*number));
-        }
-    }
-
-    // Function-scope variables of module-wide spaces are added behind the module's own while functions are compiled.
-    let mut extra =
-        ModuleSymbols { variables: symbols.variables.clone(), shared: symbols.shared.clone(), ..Default::default() };
+    let Linked { modules: symbols, mut lists, bodies, files } = link(modules)?;
+    // Function-scope variables of module-wide spaces are added behind the modules' own while functions are compiled.
     let functions = bodies
         .iter()
-        .map(|function| compile_function(function, &symbols, &mut extra))
+        .map(|body| {
+            compile_function(body.function, &symbols[body.module as usize], &mut lists)
+                .map_err(|error| error.in_text(body.module as usize, texts.len()))
+        })
         .collect::<Result<Vec<_>, _>>()?;
     let mut program = Program {
-        text: texts.join("\n").into(),
-        version: symbols.version,
-        target: symbols.target,
+        texts: texts.iter().map(|text| Arc::from(*text)).collect(),
+        version: symbols.iter().map(|symbols| symbols.version).max().unwrap_or(0),
+        target: symbols.iter().map(|symbols| symbols.target).max().unwrap_or(0),
         files,
-        variables: extra.variables,
-        shared: extra.shared,
+        variables: lists.variables,
+        shared: lists.shared,
         functions,
+        names: symbols.into_iter().map(|symbols| symbols.names).collect(),
     };
     let const_bytes =
         program.variables.iter().filter(|variable| variable.is_const).map(|variable| variable.bytes).sum::<u64>();
@@ -78,53 +52,20 @@ pub(super) fn program(texts: &[&str], modules: &[Module]) -> Result<Program, Com
     Ok(program)
 }
 
-fn architecture(module: &Module) -> u32 {
-    let digits = |name: &String| name.strip_prefix("sm_").map(|rest| rest.trim_end_matches(['a', 'f']).to_owned());
-    module.targets.iter().find_map(digits).and_then(|digits| digits.parse().ok()).unwrap_or(0)
-}
-
-/// Variables of one module join those of others; a definition takes the place of an `.extern` declaration.
-fn merge_variables(module: &Module, symbols: &mut ModuleSymbols) -> Result<(), CompileError> {
-    let mut own = ModuleSymbols::default();
-    module_symbols(module, &mut own)?;
-    for (name, symbol) in own.names {
-        match symbol {
-            Symbol::Variable(index) => {
-                let variable = own.variables[index as usize].clone();
-                match symbols.names.get(&name) {
-                    Some(Symbol::Variable(known)) => {
-                        let known = &mut symbols.variables[*known as usize];
-                        if known.is_extern {
-                            *known = variable;
-                        } else if !variable.is_extern {
-                            return Err(CompileError {
-                                line: 0,
-                                function: "module".to_owned(),
-                                opcode: format!("declaration of {name}"),
-                                reason: "the variable is defined in two modules".to_owned(),
-                            });
-                        }
-                    }
-                    _ => {
-                        symbols.variables.push(variable);
-                        symbols.names.insert(name, Symbol::Variable((symbols.variables.len() - 1) as u32));
-                    }
-                }
-            }
-            Symbol::Shared(index) => {
-                symbols.shared.push(own.shared[index as usize].clone());
-                symbols.names.insert(name, Symbol::Shared((symbols.shared.len() - 1) as u32));
-            }
-            _ => {}
+impl CompileError {
+    /// Names the text that `line` counts in, where several are linked.
+    fn in_text(mut self, number: usize, texts: usize) -> Self {
+        if texts > 1 {
+            self.reason.push_str(&format!(" (in text {} of the {texts} linked)", number + 1));
         }
+        self
     }
-    Ok(())
 }
 
 fn compile_function(
     function: &Function,
     symbols: &ModuleSymbols,
-    extra: &mut ModuleSymbols,
+    extra: &mut VariableLists,
 ) -> Result<FunctionCode, CompileError> {
     let mut builder = Builder::new(symbols, &function.name);
     let mut info = None;
@@ -211,6 +152,7 @@ fn compile_function(
     Ok(FunctionCode {
         name: function.name.clone(),
         is_kernel: function.is_kernel,
+        is_visible: function.linkage != ast::Linkage::Private,
         ops: operations,
         wide,
         register_bytes: allocation.bytes,
@@ -250,7 +192,7 @@ impl Builder<'_> {
         }
     }
 
-    fn block(&mut self, block: &Block, extra: &mut ModuleSymbols, depth: usize) -> Result<(), CompileError> {
+    fn block(&mut self, block: &Block, extra: &mut VariableLists, depth: usize) -> Result<(), CompileError> {
         if depth > DEEPEST {
             return Err(CompileError {
                 line: 0,
@@ -298,7 +240,14 @@ impl Builder<'_> {
     }
 
     fn instruction(&mut self, i: &Instruction) -> Result<(), CompileError> {
-        self.instructions.push(InstructionInfo { opcode: i.full_opcode(), line: i.line, source: i.source });
+        let source =
+            i.source.map(|source| SourceLine { file: self.module.file_base.saturating_add(source.file), ..source });
+        self.instructions.push(InstructionInfo {
+            opcode: i.full_opcode(),
+            text: self.module.number,
+            line: i.line,
+            source,
+        });
         let first = self.drafts.len();
         if i.opcode == "bra" {
             // Takes its guard itself.
@@ -399,8 +348,20 @@ impl Program {
         (offsets, end)
     }
 
-    /// The kernel of a name.
+    /// The kernel of a name; one that all modules see before one that its module keeps to itself.
     pub(crate) fn kernel_number(&self, name: &str) -> Option<u32> {
-        self.functions.iter().position(|function| function.is_kernel && function.name == name).map(|at| at as u32)
+        let of_name = |function: &&FunctionCode| function.is_kernel && function.name == name;
+        let found = self.functions.iter().filter(of_name).max_by_key(|function| function.is_visible)?;
+        self.functions.iter().position(|function| std::ptr::eq(function, found)).map(|at| at as u32)
+    }
+
+    /// What a module calls by a name.
+    pub(crate) fn symbol(&self, module: u32, name: &str) -> Option<&Symbol> {
+        self.names.get(module as usize)?.get(name)
+    }
+
+    /// A line of one of the texts, as reports quote it.
+    pub(crate) fn quoted(&self, text: u32, line: u32) -> Option<&str> {
+        self.texts.get(text as usize)?.lines().nth((line as usize).checked_sub(1)?)
     }
 }
