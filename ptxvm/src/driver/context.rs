@@ -178,6 +178,9 @@ pub(super) fn destroy(handle: Handle) -> Outcome {
     state.free_buffers(&order, |buffer| buffer.context == handle && buffer.kind == BufferKind::Graph);
     if state.contexts.is_empty() {
         crate::monitor::host::leaks();
+    } else {
+        let own = |base: u64| state.buffers.get(&base).is_some_and(|buffer| buffer.context == handle);
+        crate::monitor::host::leaks_among(own);
     }
     state.streams.retain(|_, stream| stream.context != handle);
     state.events.retain(|_, event| event.context != handle);
@@ -216,6 +219,8 @@ impl State {
             self.buffers.remove(&base);
             // The allocation is in the table of buffers, so it exists; a failure would change nothing for the caller.
             let _ = happening_at(order, "destroying a context", true, || Memory::global().free(base));
+            Memory::global().release(base);
+            self.unfreed.remove(&base);
         }
     }
 

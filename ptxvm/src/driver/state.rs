@@ -20,7 +20,7 @@ use super::user_object::UserObject;
 use crate::card::Card;
 use crate::machine::Order;
 use crate::settings::settings;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 /// What a handle is of; part of its value, so that one of another kind is never taken for it.
@@ -63,6 +63,8 @@ pub(super) struct State {
     /// The default and the current pool of each device.
     pub(super) device_pools: HashMap<u32, (Handle, Handle)>,
     pub(super) user_objects: HashMap<Handle, UserObject>,
+    /// Memory of graphs that a launch has allocated and nothing has freed since, as far as calls go.
+    pub(super) unfreed: HashSet<u64>,
     /// Memory by its first address.
     pub(super) buffers: BTreeMap<u64, Buffer>,
     /// What happens before the next call of the host.

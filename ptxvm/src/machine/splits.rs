@@ -491,6 +491,7 @@ pub(crate) fn first_frame(
             registers: running.registers_of(kernel),
             function: kernel,
             local_base: 0,
+            tops: None,
             caller: NONE,
             call_pc: 0,
             used: true,

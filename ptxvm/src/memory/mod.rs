@@ -178,6 +178,30 @@ impl Memory {
         Ok(())
     }
 
+    /// Frees an allocation but keeps its addresses for [`Self::revive`]: memory of a graph is where it was in every launch.
+    pub(crate) fn park(&self, base: u64) -> Result<(), MemoryError> {
+        let allocation = {
+            let mut table = self.table_mut();
+            cache::GENERATION.fetch_add(1, Ordering::AcqRel);
+            table.park(base)?
+        };
+        self.tell(|watcher| watcher.freed(&allocation));
+        Ok(())
+    }
+
+    /// Allocates anew, with undefined contents, what was parked. Anything else stays as it is.
+    pub(crate) fn revive(&self, base: u64) {
+        let revived = self.table_mut().revive(base);
+        if let Some(allocation) = revived {
+            self.tell(|watcher| watcher.allocated(&allocation));
+        }
+    }
+
+    /// Gives up the addresses of what was parked.
+    pub(crate) fn release(&self, base: u64) {
+        self.table_mut().release(base);
+    }
+
     /// The allocation that holds an address.
     pub fn find(&self, address: u64) -> Option<Allocation> {
         self.table().find(address).cloned()

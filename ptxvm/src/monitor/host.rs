@@ -218,10 +218,16 @@ fn is_leak(allocation: &Allocation) -> bool {
 
 /// Records memory that was never freed.
 pub(crate) fn leaks() {
+    leaks_among(|_| true);
+}
+
+/// Records memory that was never freed, of those allocations whose first addresses are asked for.
+pub(crate) fn leaks_among(asked: impl Fn(u64) -> bool) {
     if !super::is_checked() {
         return;
     }
-    for allocation in Memory::global().allocations().into_iter().filter(is_leak) {
+    let leaked = |allocation: &Allocation| is_leak(allocation) && asked(allocation.base);
+    for allocation in Memory::global().allocations().into_iter().filter(leaked) {
         Findings::global().record(Finding {
             kind: "leak",
             message: format!("{} bytes have not been freed", allocation.bytes),

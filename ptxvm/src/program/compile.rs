@@ -43,8 +43,16 @@ pub(super) fn program(texts: &[&str], modules: &[Module]) -> Result<Program, Com
     let const_bytes =
         program.variables.iter().filter(|variable| variable.is_const).map(|variable| variable.bytes).sum::<u64>();
     for number in 0..program.functions.len() {
+        if program.functions[number].info.is_none() {
+            continue;
+        }
         let (_, static_shared) = program.shared_layout(number as u32);
+        let local_bytes = program.deepest(number as u32, &|function| function.local_variables);
+        // Every call takes 16 bytes beside the frame, as `Warp::next_frame` has it.
+        let stack_bytes = program.deepest(number as u32, &|function| function.local_bytes.saturating_add(16));
         if let Some(info) = &mut program.functions[number].info {
+            info.local_bytes = local_bytes;
+            info.stack_bytes = stack_bytes;
             info.static_shared = static_shared;
             info.const_bytes = const_bytes as u32;
         }
@@ -83,6 +91,7 @@ fn compile_function(
             param_bytes: bytes,
             static_shared: 0,
             local_bytes: 0,
+            stack_bytes: 0,
             const_bytes: 0,
             registers: 0,
             max_threads: limit.unwrap_or(1024).min(1024),
@@ -133,7 +142,6 @@ fn compile_function(
         formal.patch(&allocation.offsets);
     }
     if let Some(info) = &mut info {
-        info.local_bytes = builder.local_bytes;
         info.registers = (allocation.registers + 8).clamp(16, 255);
     }
     let shared_used = allocation
@@ -158,6 +166,7 @@ fn compile_function(
         register_bytes: allocation.bytes,
         constants: allocation.constants,
         local_bytes: builder.local_bytes.next_multiple_of(16),
+        local_variables: builder.local_variables,
         calls_indirectly: calls.iter().any(|call| call.target.is_none()),
         instructions: builder.instructions,
         tables,
@@ -306,15 +315,42 @@ impl Builder<'_> {
 }
 
 impl Program {
+    /// Functions that a function may call, with indirect calls every one.
+    fn callees(&self, number: u32) -> impl Iterator<Item = u32> {
+        let function = &self.functions[number as usize];
+        let all = if function.calls_indirectly { 0..self.functions.len() as u32 } else { 0..0 };
+        function.callees.iter().copied().chain(all.filter(|&callee| !self.functions[callee as usize].is_kernel))
+    }
+
+    /// The largest sum of what functions take along a chain of calls from `start`; a function that calls itself, over
+    /// others or not, counts once.
+    fn deepest(&self, start: u32, takes: &dyn Fn(&FunctionCode) -> u32) -> u32 {
+        // A walk with a stack of its own: chains may be longer than the host's. `None`: on the chain, not yet known.
+        let mut known: HashMap<u32, Option<u32>> = HashMap::new();
+        let mut chain = vec![start];
+        while let Some(&number) = chain.last() {
+            let unknown = |callee: &u32| !known.contains_key(callee);
+            if unknown(&number) {
+                known.insert(number, None);
+                chain.extend(self.callees(number).filter(|callee| !known.contains_key(callee)).collect::<Vec<_>>());
+                continue;
+            }
+            chain.pop();
+            if known[&number].is_none() {
+                let most = self.callees(number).filter_map(|callee| known.get(&callee).copied().flatten()).max();
+                let own = takes(&self.functions[number as usize]);
+                known.insert(number, Some(own.saturating_add(most.unwrap_or(0))));
+            }
+        }
+        known.get(&start).copied().flatten().unwrap_or(0)
+    }
+
     /// Functions a kernel may run: itself, what it calls, and with indirect calls every function.
     fn reachable(&self, kernel: u32) -> Vec<u32> {
         let mut list = vec![kernel];
         let mut at = 0;
         while at < list.len() {
-            let function = &self.functions[list[at] as usize];
-            let all = if function.calls_indirectly { 0..self.functions.len() as u32 } else { 0..0 };
-            for callee in function.callees.iter().copied().chain(all.filter(|&f| !self.functions[f as usize].is_kernel))
-            {
+            for callee in self.callees(list[at]) {
                 if !list.contains(&callee) {
                     list.push(callee);
                 }

@@ -67,6 +67,7 @@ pub(super) fn link(modules: &[Module]) -> Result<Linked<'_>, CompileError> {
         linked.modules.push(ModuleSymbols {
             version: module.version.0 * 10 + module.version.1,
             target: architecture(module),
+            features: features(module),
             number: number as u32,
             file_base,
             names: HashMap::new(),
@@ -217,3 +218,8 @@ fn architecture(module: &Module) -> u32 {
     module.targets.iter().find_map(digits).and_then(|digits| digits.parse().ok()).unwrap_or(0)
 }
 
+/// The letter behind the architecture: `a` for an architecture's own features, `f` for its family's.
+fn features(module: &Module) -> Option<char> {
+    let name = module.targets.iter().find(|name| name.starts_with("sm_"))?;
+    name.chars().last().filter(char::is_ascii_alphabetic)
+}

@@ -117,8 +117,10 @@ pub struct KernelInfo {
     pub param_bytes: u32,
     /// Bytes of its static shared memory.
     pub static_shared: u32,
-    /// Bytes of local memory per thread (its own frame).
+    /// Bytes of `.local` variables per thread, those of functions it calls included (recursion counted once).
     pub local_bytes: u32,
+    /// Bytes of stack per thread that its frame and those of functions it calls take here (recursion counted once).
+    pub stack_bytes: u32,
     /// Bytes of the module's `.const` variables.
     pub const_bytes: u32,
     /// 32-bit registers per thread that this machine's allocation needs: an estimate of what `ptxas` would use.
@@ -161,6 +163,8 @@ pub(crate) struct FunctionCode {
     pub(crate) constants: Vec<(draft::Class, Slot, Constant)>,
     /// Bytes of a frame's local memory.
     pub(crate) local_bytes: u32,
+    /// Bytes of `.local` variables among them.
+    pub(crate) local_variables: u32,
     pub(crate) instructions: Vec<InstructionInfo>,
     pub(crate) tables: Vec<Vec<u32>>,
     pub(crate) calls: Vec<CallSite>,

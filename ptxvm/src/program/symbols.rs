@@ -83,11 +83,20 @@ pub struct SharedVariable {
 pub(crate) struct ModuleSymbols {
     pub(crate) version: u32,
     pub(crate) target: u32,
+    /// The letter of `sm_100a` or `sm_100f`.
+    pub(crate) features: Option<char>,
     /// The module's place among those linked.
     pub(crate) number: u32,
     /// What is added to the module's `.file` numbers in the program.
     pub(crate) file_base: u32,
     pub(crate) names: HashMap<String, Symbol>,
+}
+
+impl ModuleSymbols {
+    /// Whether the target has what only architectures or families from `least` on have: `sm_100a`, `sm_120f`.
+    pub(crate) fn has_family_features(&self, least: u32) -> bool {
+        self.target >= least && self.features.is_some()
+    }
 }
 
 /// The variables of all modules and of all functions.

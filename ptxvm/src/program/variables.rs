@@ -102,6 +102,9 @@ impl Builder<'_> {
             Space::Register => return self.declare_registers(variable),
             Space::Local | Space::Param => {
                 let bytes = small(variable, self.function, "local memory")?;
+                if variable.space == Space::Local {
+                    self.local_variables = self.local_variables.saturating_add(bytes);
+                }
                 Symbol::Frame { offset: self.reserve_local(bytes, variable.align), bytes }
             }
             Space::Shared | Space::Global | Space::Const => {

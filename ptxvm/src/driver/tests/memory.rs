@@ -138,3 +138,38 @@ fn host_memory_is_registered_once() {
     assert_eq!(device, buffer.as_ptr() as u64);
     ok(host_memory::cuMemHostUnregister(address));
 }
+
+/// Calls itself as often as it is told, with 64 bytes of its own each time.
+const RECURSES: &str = "
+.version 8.0
+.target sm_80
+.address_size 64
+.func down(.param .b32 n) { .local .align 16 .b8 x[64]; .reg .b32 %n; .reg .pred %p; ld.param.u32 %n, [n];
+  setp.eq.u32 %p, %n, 0; @%p bra E; sub.u32 %n, %n, 1; { .param .b32 m; st.param.b32 [m], %n; call.uni down, (m); } E: ret; }
+.visible .entry dive(.param .u32 n) { .local .align 16 .b8 y[16]; .reg .b32 %n; ld.param.u32 %n, [n];
+  { .param .b32 m; st.param.b32 [m], %n; call.uni down, (m); } ret; }";
+
+#[test]
+fn the_stack_limit_is_kept_and_what_is_beyond_it_is_a_stack_error() {
+    let world = World::new();
+    let (mut held, mut function, mut size, mut local) = (Handle::NULL, Handle::NULL, 0, 0);
+    let text = CString::new(RECURSES).expect("no NUL inside");
+    ok(module::cuModuleLoadData(out(&mut held), In::from(text.as_ptr().cast())));
+    ok(module::cuModuleGetFunction(out(&mut function), held, In::from(c"dive".as_ptr())));
+    // CU_LIMIT_STACK_SIZE is 0, CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES 3.
+    ok(context::cuCtxGetLimit(out(&mut size), 0));
+    assert_eq!(size, 1024);
+    ok(super::super::function::cuFuncGetAttribute(out(&mut local), 3, function));
+    assert_eq!(local, 64 + 16);
+    let dive = |depth: u32| {
+        let params: [Address; 1] = [input(&depth).cast()];
+        ok(launch::cuLaunchKernel(function, 1, 1, 1, 32, 1, 1, 0, Handle::NULL, input(&params[0]), null()));
+        context::cuCtxSynchronize()
+    };
+    ok(dive(5));
+    ok(context::cuCtxSetLimit(0, 64 << 10));
+    ok(dive(200));
+    ok(context::cuCtxSetLimit(0, 1024));
+    fails(dive(200), Status::HardwareStackError);
+    drop(world);
+}
