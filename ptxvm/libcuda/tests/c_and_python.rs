@@ -190,8 +190,13 @@ fn a_fault_stays_with_the_process() {
 }
 
 #[test]
+fn calls_are_answered_while_a_program_ends() {
+    c(&["leaving"]);
+}
+
+#[test]
 fn checked_mode_finds_nothing_in_programs_without_a_mistake() {
-    for subject in ["memory", "modules", "launches", "streams", "order", "graphs", "pools"] {
+    for subject in ["memory", "modules", "launches", "streams", "order", "graphs", "pools", "leaving"] {
         let mut command = program(c_program());
         command.arg(sources().join("kernels.ptx")).arg(subject).env("PTXVM_MODE", "checked");
         let output = command.output().expect("starts");

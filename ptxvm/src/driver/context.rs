@@ -13,6 +13,7 @@ use crate::machine::Order;
 use crate::memory::Memory;
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
+use std::mem::ManuallyDrop;
 use std::thread::ThreadId;
 
 pub(super) struct Context {
@@ -50,7 +51,8 @@ const FLAGS: u32 = 0xff;
 const SCHEDULE_FLAGS: u32 = 7;
 
 thread_local! {
-    static CURRENT: RefCell<Vec<Handle>> = const { RefCell::new(Vec::new()) };
+    /// Never dropped: destructors of other libraries make calls when those of this thread's values have run already.
+    static CURRENT: RefCell<ManuallyDrop<Vec<Handle>>> = const { RefCell::new(ManuallyDrop::new(Vec::new())) };
 }
 
 fn top() -> Handle {
@@ -444,7 +446,7 @@ fn push(context: Handle) -> Outcome {
 }
 
 fn pop(out: Out<Handle>) -> Outcome {
-    match CURRENT.with_borrow_mut(Vec::pop) {
+    match CURRENT.with_borrow_mut(|stack| stack.pop()) {
         Some(context) => {
             out.set_if_given(context);
             Ok(())

@@ -14,12 +14,13 @@ use crate::{
 use std::{
     cell::RefCell,
     collections::HashMap,
+    mem::ManuallyDrop,
     sync::{Arc, Once},
 };
 
 thread_local! {
-    /// Whoever this thread acts for.
-    static ACTING: RefCell<Option<Arc<Source>>> = const { RefCell::new(None) };
+    /// Whoever this thread acts for. Never dropped, so that calls while the process ends still find it; it is empty then.
+    static ACTING: RefCell<ManuallyDrop<Option<Arc<Source>>>> = const { RefCell::new(ManuallyDrop::new(None)) };
 }
 
 /// Copies and fills of this thread are part of this until it is dropped.
@@ -27,7 +28,7 @@ pub(crate) struct Acting(Option<Arc<Source>>);
 
 impl Drop for Acting {
     fn drop(&mut self) {
-        ACTING.with(|acting| *acting.borrow_mut() = self.0.take());
+        ACTING.with(|acting| **acting.borrow_mut() = self.0.take());
     }
 }
 
@@ -129,7 +130,7 @@ fn bits_at(bits: &[u128], offset: u64) -> u128 {
 /// The host, or a copy of a stream, reads or writes a range; `frees`: it is gone afterwards.
 fn touch(from: u64, bytes: u64, writes: bool, frees: bool) {
     let pages = Pages::global();
-    let Some(source) = ACTING.with(|acting| acting.borrow().clone()) else {
+    let Some(source) = ACTING.with(|acting| Option::clone(&**acting.borrow())) else {
         if writes && bytes > 0 {
             for (at, count) in pieces(from, bytes) {
                 pages.lock(at).forget(at, count);
