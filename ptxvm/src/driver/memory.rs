@@ -69,7 +69,7 @@ impl State {
     /// Bytes in use on a device.
     pub(super) fn used(&self, device: u32) -> u64 {
         let own = self.buffers.values().filter(|buffer| buffer.device == device && !buffer.is_host());
-        own.map(|buffer| buffer.bytes).sum()
+        own.map(|buffer| buffer.bytes).sum::<u64>() + self.used_by_chunks(device)
     }
 
     /// Makes an allocation for the context.

@@ -6,6 +6,7 @@
 mod access;
 mod cache;
 mod error;
+pub(crate) mod mapping;
 mod reservation;
 mod table;
 #[cfg(test)]
@@ -54,6 +55,8 @@ pub enum AllocationKind {
     ModuleGlobal,
     /// A `.const` variable of a module: kernels only read it.
     ModuleConst,
+    /// Memory mapped into reserved addresses.
+    Mapped,
     /// The machine's own.
     Internal,
 }
@@ -61,7 +64,10 @@ pub enum AllocationKind {
 impl AllocationKind {
     /// Whether it belongs to one device, so that others need peer access.
     fn is_of_one_device(self) -> bool {
-        matches!(self, Self::Device | Self::Pitched | Self::AsyncPool | Self::ModuleGlobal | Self::ModuleConst)
+        matches!(
+            self,
+            Self::Device | Self::Pitched | Self::AsyncPool | Self::Mapped | Self::ModuleGlobal | Self::ModuleConst
+        )
     }
 }
 

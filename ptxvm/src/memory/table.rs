@@ -21,7 +21,9 @@ const QUARANTINED_BYTES: u64 = 8 << 30;
 /// The allocations of a process.
 pub(super) struct Table {
     pub(super) reservation: Reservation,
-    live: BTreeMap<u64, Allocation>,
+    pub(super) live: BTreeMap<u64, Allocation>,
+    /// Ranges of addresses that a program has reserved, with their sizes.
+    pub(super) reserved: BTreeMap<u64, u64>,
     freed: BTreeMap<u64, Allocation>,
     /// Bases in `freed` whose addresses are kept for an allocation to come back to.
     parked: BTreeSet<u64>,
@@ -53,6 +55,7 @@ impl Table {
         Self {
             reservation,
             live: BTreeMap::new(),
+            reserved: BTreeMap::new(),
             freed: BTreeMap::new(),
             parked: BTreeSet::new(),
             quarantine: VecDeque::new(),
@@ -72,7 +75,7 @@ impl Table {
         holder(&self.live, address)
     }
 
-    fn new_allocation(
+    pub(super) fn new_allocation(
         &mut self,
         base: u64,
         bytes: u64,
@@ -106,7 +109,7 @@ impl Table {
         Ok(self.new_allocation(base, bytes, kind, device, label))
     }
 
-    fn place(&mut self, bytes: u64, align: u64) -> Option<u64> {
+    pub(super) fn place(&mut self, bytes: u64, align: u64) -> Option<u64> {
         let room = extent(bytes)?;
         let aligned = |start: u64| start.checked_next_multiple_of(align);
         let hole = self.holes.iter().find_map(|(&start, &end)| {
@@ -206,8 +209,13 @@ impl Table {
         let Some(base) = self.quarantine.pop_front() else { return };
         let Some(allocation) = self.freed.remove(&base) else { return };
         self.quarantined -= allocation.bytes;
+        self.make_hole(base, allocation.bytes);
+    }
+
+    /// What was placed at `base` can be used again.
+    pub(super) fn make_hole(&mut self, base: u64, bytes: u64) {
         let mut start = base;
-        let mut end = base + extent(allocation.bytes).unwrap_or(0);
+        let mut end = base + extent(bytes).unwrap_or(0);
         if let Some((&before, &before_end)) = self.holes.range(..start).next_back()
             && before_end == start
         {
