@@ -19,7 +19,10 @@ pub(crate) struct Builder<'a> {
     pub(crate) constants: HashMap<(Class, Constant), Slot>,
     pub(crate) drafts: Vec<Draft>,
     pub(crate) labels: u32,
+    /// Where the frame's next variable may lie: blocks that have ended gave theirs back.
     pub(crate) local_bytes: u32,
+    /// The most that the frame needs at once.
+    pub(crate) frame_bytes: u32,
     pub(crate) local_variables: u32,
     pub(crate) instructions: Vec<super::InstructionInfo>,
     pub(crate) calls: Vec<super::CallSite>,
@@ -40,6 +43,7 @@ impl<'a> Builder<'a> {
             drafts: Vec::new(),
             labels: 0,
             local_bytes: 0,
+            frame_bytes: 0,
             local_variables: 0,
             instructions: Vec::new(),
             calls: Vec::new(),

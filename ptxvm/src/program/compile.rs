@@ -165,7 +165,7 @@ fn compile_function(
         wide,
         register_bytes: allocation.bytes,
         constants: allocation.constants,
-        local_bytes: builder.local_bytes.next_multiple_of(16),
+        local_bytes: builder.frame_bytes.next_multiple_of(16),
         local_variables: builder.local_variables,
         calls_indirectly: calls.iter().any(|call| call.target.is_none()),
         instructions: builder.instructions,
@@ -211,6 +211,7 @@ impl Builder<'_> {
             });
         }
         self.scopes.push(HashMap::new());
+        let (local_bytes, local_variables) = (self.local_bytes, self.local_variables);
         for statement in &block.statements {
             match statement {
                 Statement::Label { name, .. } => {
@@ -245,6 +246,10 @@ impl Builder<'_> {
             }
         }
         self.scopes.pop();
+        // The parameters of one call may lie where those of the last one did; a variable's address may have been kept.
+        if self.local_variables == local_variables {
+            self.local_bytes = local_bytes;
+        }
         Ok(())
     }
 

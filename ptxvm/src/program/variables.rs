@@ -122,6 +122,7 @@ impl Builder<'_> {
     pub(super) fn reserve_local(&mut self, bytes: u32, align: u32) -> u32 {
         let offset = self.local_bytes.next_multiple_of(align.max(1));
         self.local_bytes = offset + bytes;
+        self.frame_bytes = self.frame_bytes.max(self.local_bytes);
         offset
     }
 
