@@ -207,6 +207,16 @@ fn checked_mode_finds_nothing_in_programs_without_a_mistake() {
 }
 
 #[test]
+fn checked_mode_says_what_was_left_in_a_context_that_is_destroyed_beside_others() {
+    let mut command = program(c_program());
+    command.arg(sources().join("kernels.ptx")).arg("contexts").env("PTXVM_MODE", "checked");
+    let output = command.output().expect("starts");
+    finished("contexts", &output);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("ptxvm: 1 finding (1 leak)"), "{said}");
+}
+
+#[test]
 fn python_lists_devices() {
     assert!(python("devices").contains("multiprocessors"));
 }
