@@ -286,52 +286,52 @@ static ATTRIBUTES: &[(u32, Attribute)] = &[
     (99, Fixed(1)),                                                      // HOST_REGISTER_SUPPORTED
     (100, Fixed(0)),                                                     // PAGEABLE_MEMORY_ACCESS_USES_HOST_PAGE_TABLES
     (101, Fixed(0)),                                                     // DIRECT_MANAGED_MEM_ACCESS_FROM_HOST
-    (102, Fixed(0)),                            // VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED: not modelled
-    (103, Fixed(0)),                            // HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED
-    (104, Fixed(0)),                            // HANDLE_TYPE_WIN32_HANDLE_SUPPORTED
-    (105, Fixed(0)),                            // HANDLE_TYPE_WIN32_KMT_HANDLE_SUPPORTED
-    (106, Of(Card::blocks_per_multiprocessor)), // MAX_BLOCKS_PER_MULTIPROCESSOR
-    (107, Fixed(0)),                            // GENERIC_COMPRESSION_SUPPORTED
-    (108, Of(|card| card.persisting_l2_bytes)), // MAX_PERSISTING_L2_CACHE_SIZE
+    (102, Fixed(1)),                                                     // VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED
+    (103, Fixed(0)),                                                     // HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED
+    (104, Fixed(0)),                                                     // HANDLE_TYPE_WIN32_HANDLE_SUPPORTED
+    (105, Fixed(0)),                                                     // HANDLE_TYPE_WIN32_KMT_HANDLE_SUPPORTED
+    (106, Of(Card::blocks_per_multiprocessor)),                          // MAX_BLOCKS_PER_MULTIPROCESSOR
+    (107, Fixed(0)),                                                     // GENERIC_COMPRESSION_SUPPORTED
+    (108, Of(|card| card.persisting_l2_bytes)),                          // MAX_PERSISTING_L2_CACHE_SIZE
     (109, Of(|card| if card.target() >= 80 { 134_213_632 } else { 0 })), // MAX_ACCESS_POLICY_WINDOW_SIZE
-    (110, Fixed(0)),                            // GPU_DIRECT_RDMA_WITH_CUDA_VMM_SUPPORTED
-    (111, Of(Card::reserved_shared)),           // RESERVED_SHARED_MEMORY_PER_BLOCK
-    (112, Fixed(0)),                            // SPARSE_CUDA_ARRAY_SUPPORTED
-    (113, Fixed(1)),                            // READ_ONLY_HOST_REGISTER_SUPPORTED
-    (114, Fixed(0)),                            // TIMELINE_SEMAPHORE_INTEROP_SUPPORTED
-    (115, Fixed(1)),                            // MEMORY_POOLS_SUPPORTED
-    (116, Fixed(0)),                            // GPU_DIRECT_RDMA_SUPPORTED
-    (117, Fixed(0)),                            // GPU_DIRECT_RDMA_FLUSH_WRITES_OPTIONS
-    (118, Fixed(0)),                            // GPU_DIRECT_RDMA_WRITES_ORDERING
-    (119, Fixed(0)),                            // MEMPOOL_SUPPORTED_HANDLE_TYPES
-    (120, Fixed(0)),                            // CLUSTER_LAUNCH: not modelled
-    (121, Fixed(0)),                            // DEFERRED_MAPPING_CUDA_ARRAY_SUPPORTED
-    (122, Fixed(1)),                            // CAN_USE_64_BIT_STREAM_MEM_OPS
-    (123, Fixed(1)),                            // CAN_USE_STREAM_WAIT_VALUE_NOR
-    (124, Fixed(0)),                            // DMA_BUF_SUPPORTED
-    (125, Fixed(0)),                            // IPC_EVENT_SUPPORTED
-    (126, Of(|card| if card.target() >= 90 { 4 } else { 1 })), // MEM_SYNC_DOMAIN_COUNT
-    (127, Fixed(0)),                            // TENSOR_MAP_ACCESS_SUPPORTED: not modelled
-    (128, Fixed(0)),                            // HANDLE_TYPE_FABRIC_SUPPORTED
-    (129, Fixed(0)),                            // UNIFIED_FUNCTION_POINTERS
-    (130, Fixed(0)),                            // NUMA_CONFIG
-    (131, Fixed(-1)),                           // NUMA_ID
-    (132, Fixed(0)),                            // MULTICAST_SUPPORTED
-    (133, Fixed(0)),                            // MPS_ENABLED
-    (134, Fixed(0)),                            // HOST_NUMA_ID
-    (135, Fixed(0)),                            // D3D12_CIG_SUPPORTED
-    (136, Fixed(0)),                            // MEM_DECOMPRESS_ALGORITHM_MASK
-    (137, Fixed(0)),                            // MEM_DECOMPRESS_MAXIMUM_LENGTH
-    (138, Fixed(0)),                            // VULKAN_CIG_SUPPORTED
-    (139, Of(|card| card.pci_id)),              // GPU_PCI_DEVICE_ID
-    (140, Fixed(0)),                            // GPU_PCI_SUBSYSTEM_ID
-    (141, Fixed(0)),                            // HOST_NUMA_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED
-    (142, Fixed(0)),                            // HOST_NUMA_MEMORY_POOLS_SUPPORTED
-    (143, Fixed(0)),                            // HOST_NUMA_MULTINODE_IPC_SUPPORTED
-    (144, Fixed(0)),                            // HOST_MEMORY_POOLS_SUPPORTED
-    (145, Fixed(0)),                            // HOST_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED
-    (146, Fixed(0)),                            // HOST_ALLOC_DMA_BUF_SUPPORTED
-    (147, Fixed(0)),                            // ONLY_PARTIAL_HOST_NATIVE_ATOMIC_SUPPORTED
+    (110, Fixed(0)),                                                     // GPU_DIRECT_RDMA_WITH_CUDA_VMM_SUPPORTED
+    (111, Of(Card::reserved_shared)),                                    // RESERVED_SHARED_MEMORY_PER_BLOCK
+    (112, Fixed(0)),                                                     // SPARSE_CUDA_ARRAY_SUPPORTED
+    (113, Fixed(1)),                                                     // READ_ONLY_HOST_REGISTER_SUPPORTED
+    (114, Fixed(0)),                                                     // TIMELINE_SEMAPHORE_INTEROP_SUPPORTED
+    (115, Fixed(1)),                                                     // MEMORY_POOLS_SUPPORTED
+    (116, Fixed(0)),                                                     // GPU_DIRECT_RDMA_SUPPORTED
+    (117, Fixed(0)),                                                     // GPU_DIRECT_RDMA_FLUSH_WRITES_OPTIONS
+    (118, Fixed(0)),                                                     // GPU_DIRECT_RDMA_WRITES_ORDERING
+    (119, Fixed(0)),                                                     // MEMPOOL_SUPPORTED_HANDLE_TYPES
+    (120, Fixed(0)),                                                     // CLUSTER_LAUNCH: not modelled
+    (121, Fixed(0)),                                                     // DEFERRED_MAPPING_CUDA_ARRAY_SUPPORTED
+    (122, Fixed(1)),                                                     // CAN_USE_64_BIT_STREAM_MEM_OPS
+    (123, Fixed(1)),                                                     // CAN_USE_STREAM_WAIT_VALUE_NOR
+    (124, Fixed(0)),                                                     // DMA_BUF_SUPPORTED
+    (125, Fixed(0)),                                                     // IPC_EVENT_SUPPORTED
+    (126, Of(|card| if card.target() >= 90 { 4 } else { 1 })),           // MEM_SYNC_DOMAIN_COUNT
+    (127, Fixed(0)),                                                     // TENSOR_MAP_ACCESS_SUPPORTED: not modelled
+    (128, Fixed(0)),                                                     // HANDLE_TYPE_FABRIC_SUPPORTED
+    (129, Fixed(0)),                                                     // UNIFIED_FUNCTION_POINTERS
+    (130, Fixed(0)),                                                     // NUMA_CONFIG
+    (131, Fixed(-1)),                                                    // NUMA_ID
+    (132, Fixed(0)),                                                     // MULTICAST_SUPPORTED
+    (133, Fixed(0)),                                                     // MPS_ENABLED
+    (134, Fixed(0)),                                                     // HOST_NUMA_ID
+    (135, Fixed(0)),                                                     // D3D12_CIG_SUPPORTED
+    (136, Fixed(0)),                                                     // MEM_DECOMPRESS_ALGORITHM_MASK
+    (137, Fixed(0)),                                                     // MEM_DECOMPRESS_MAXIMUM_LENGTH
+    (138, Fixed(0)),                                                     // VULKAN_CIG_SUPPORTED
+    (139, Of(|card| card.pci_id)),                                       // GPU_PCI_DEVICE_ID
+    (140, Fixed(0)),                                                     // GPU_PCI_SUBSYSTEM_ID
+    (141, Fixed(0)), // HOST_NUMA_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED
+    (142, Fixed(0)), // HOST_NUMA_MEMORY_POOLS_SUPPORTED
+    (143, Fixed(0)), // HOST_NUMA_MULTINODE_IPC_SUPPORTED
+    (144, Fixed(0)), // HOST_MEMORY_POOLS_SUPPORTED
+    (145, Fixed(0)), // HOST_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED
+    (146, Fixed(0)), // HOST_ALLOC_DMA_BUF_SUPPORTED
+    (147, Fixed(0)), // ONLY_PARTIAL_HOST_NATIVE_ATOMIC_SUPPORTED
 ];
 
 #[cfg(test)]

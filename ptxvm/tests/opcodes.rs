@@ -59,6 +59,7 @@ families! {
     compare,
     half,
     convert,
+    scale,
     memory,
     atomic,
     warp,

@@ -190,8 +190,13 @@ fn a_fault_stays_with_the_process() {
 }
 
 #[test]
+fn calls_are_answered_while_a_program_ends() {
+    c(&["leaving"]);
+}
+
+#[test]
 fn checked_mode_finds_nothing_in_programs_without_a_mistake() {
-    for subject in ["memory", "modules", "launches", "streams", "order", "graphs", "pools"] {
+    for subject in ["memory", "modules", "launches", "streams", "order", "graphs", "pools", "leaving"] {
         let mut command = program(c_program());
         command.arg(sources().join("kernels.ptx")).arg(subject).env("PTXVM_MODE", "checked");
         let output = command.output().expect("starts");
@@ -199,6 +204,16 @@ fn checked_mode_finds_nothing_in_programs_without_a_mistake() {
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(said.contains("ptxvm: 0 findings"), "{subject}:\n{said}");
     }
+}
+
+#[test]
+fn checked_mode_says_what_was_left_in_a_context_that_is_destroyed_beside_others() {
+    let mut command = program(c_program());
+    command.arg(sources().join("kernels.ptx")).arg("contexts").env("PTXVM_MODE", "checked");
+    let output = command.output().expect("starts");
+    finished("contexts", &output);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("ptxvm: 1 finding (1 leak)"), "{said}");
 }
 
 #[test]

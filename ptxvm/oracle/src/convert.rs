@@ -5,7 +5,7 @@ use ptxvm::ptx::ast::Type;
 use crate::{
     exact::{Rounding, Value},
     floating::{rectified, saturated},
-    format::{Format, SINGLE},
+    format::{BRAIN, Format, SINGLE},
     modifiers::{Modifiers, integer, limits, low},
 };
 
@@ -15,16 +15,19 @@ pub(crate) fn evaluate(modifiers: &Modifiers, arguments: &[u128]) -> Option<u128
         return pack(modifiers, arguments);
     }
     let &[to, from] = modifiers.types.as_slice() else { return None };
+    if let Some(result) = scale(modifiers, to, from, arguments) {
+        return Some(result);
+    }
     match (Format::of(to), Format::of(from), arguments) {
         // Two operands into the halves of one register: the first is the upper half.
         (Some((target, 2)), Some((source, 1)), &[a, b]) => {
             let upper = to_float(modifiers, target, source.decode(flushed_source(modifiers, source, a)));
             let lower = to_float(modifiers, target, source.decode(flushed_source(modifiers, source, b)));
-            Some(upper << target.bits() | lower)
+            Some(upper << target.stride() | lower)
         }
         (Some((target, 2)), Some((source, 2)), &[a]) => {
             let part = |pattern| to_float(modifiers, target, source.decode(low(pattern, source.bits())));
-            Some(part(a >> source.bits()) << target.bits() | part(a))
+            Some(part(a >> source.stride()) << target.stride() | part(a))
         }
         (Some((target, 1)), Some((source, 1)), &[a]) => {
             Some(to_float(modifiers, target, source.decode(flushed_source(modifiers, source, a))))
@@ -107,4 +110,37 @@ fn pack(modifiers: &Modifiers, arguments: &[u128]) -> Option<u128> {
         Some(c) => low(c << (2 * bits), 32) | packed,
         None => packed,
     })
+}
+
+/// Pairs of `.ue8m0`, eight bits of exponent each: the power of two at or below a magnitude (`.rz`), or at or above (`.rp`).
+fn scale(modifiers: &Modifiers, to: Type, from: Type, arguments: &[u128]) -> Option<u128> {
+    let power = |value: Value| -> u128 {
+        let beyond = if modifiers.has("satfinite") { 254 } else { 255 };
+        match value {
+            Value::Nan => 255,
+            Value::Infinity { .. } => beyond,
+            Value::Zero { .. } => 0,
+            Value::Number(number) => {
+                let exact = number.magnitude.count_ones() == 1;
+                let exponent = number.floor_log2() + i64::from(modifiers.has("rp") && !exact);
+                if exponent > 127 { beyond } else { (exponent + 127).max(0) as u128 }
+            }
+        }
+    };
+    match (to, from, arguments) {
+        (Type::Ue8m0x2, Type::F32, &[a, b]) => {
+            Some(power(SINGLE.decode(low(a, 32))) << 8 | power(SINGLE.decode(low(b, 32))))
+        }
+        (Type::Ue8m0x2, Type::Bf16x2, &[a]) => {
+            Some(power(BRAIN.decode(low(a >> 16, 16))) << 8 | power(BRAIN.decode(low(a, 16))))
+        }
+        (Type::Bf16x2, Type::Ue8m0x2, &[a]) => {
+            let number = |code: u128| match code {
+                255 => BRAIN.canonical_nan(),
+                code => BRAIN.encode(&Value::double(2f64.powi(code as i32 - 127)), Rounding::NearestEven),
+            };
+            Some(number(a >> 8 & 0xff) << 16 | number(a & 0xff))
+        }
+        _ => None,
+    }
 }

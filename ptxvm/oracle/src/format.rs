@@ -15,22 +15,40 @@ pub(crate) struct Format {
     /// The highest exponent field holds infinities and NaNs only. Where false (e4m3) it holds numbers too, all ones is
     /// NaN, and there are no infinities.
     pub(crate) has_infinity: bool,
+    /// Some pattern is NaN. Where false (6 and 4 bits) NaN becomes the largest number.
+    pub(crate) has_nan: bool,
 }
 
 /// `.f16`
-pub(crate) const HALF: Format = Format { exponent_bits: 5, fraction_bits: 10, padding: 0, has_infinity: true };
+pub(crate) const HALF: Format =
+    Format { exponent_bits: 5, fraction_bits: 10, padding: 0, has_infinity: true, has_nan: true };
 /// `.bf16`
-pub(crate) const BRAIN: Format = Format { exponent_bits: 8, fraction_bits: 7, padding: 0, has_infinity: true };
+pub(crate) const BRAIN: Format =
+    Format { exponent_bits: 8, fraction_bits: 7, padding: 0, has_infinity: true, has_nan: true };
 /// `.f32`
-pub(crate) const SINGLE: Format = Format { exponent_bits: 8, fraction_bits: 23, padding: 0, has_infinity: true };
+pub(crate) const SINGLE: Format =
+    Format { exponent_bits: 8, fraction_bits: 23, padding: 0, has_infinity: true, has_nan: true };
 /// `.f64`
-pub(crate) const DOUBLE: Format = Format { exponent_bits: 11, fraction_bits: 52, padding: 0, has_infinity: true };
+pub(crate) const DOUBLE: Format =
+    Format { exponent_bits: 11, fraction_bits: 52, padding: 0, has_infinity: true, has_nan: true };
 /// `.tf32`
-pub(crate) const TENSOR: Format = Format { exponent_bits: 8, fraction_bits: 10, padding: 13, has_infinity: true };
+pub(crate) const TENSOR: Format =
+    Format { exponent_bits: 8, fraction_bits: 10, padding: 13, has_infinity: true, has_nan: true };
 /// `.e4m3`
-pub(crate) const E4M3: Format = Format { exponent_bits: 4, fraction_bits: 3, padding: 0, has_infinity: false };
+pub(crate) const E4M3: Format =
+    Format { exponent_bits: 4, fraction_bits: 3, padding: 0, has_infinity: false, has_nan: true };
 /// `.e5m2`
-pub(crate) const E5M2: Format = Format { exponent_bits: 5, fraction_bits: 2, padding: 0, has_infinity: true };
+pub(crate) const E5M2: Format =
+    Format { exponent_bits: 5, fraction_bits: 2, padding: 0, has_infinity: true, has_nan: true };
+/// `.e2m3`
+pub(crate) const E2M3: Format =
+    Format { exponent_bits: 2, fraction_bits: 3, padding: 0, has_infinity: false, has_nan: false };
+/// `.e3m2`
+pub(crate) const E3M2: Format =
+    Format { exponent_bits: 3, fraction_bits: 2, padding: 0, has_infinity: false, has_nan: false };
+/// `.e2m1`
+pub(crate) const E2M1: Format =
+    Format { exponent_bits: 2, fraction_bits: 1, padding: 0, has_infinity: false, has_nan: false };
 
 impl Format {
     /// The format of a type and how many of it stand side by side in a register.
@@ -48,6 +66,9 @@ impl Format {
             Type::E5m2 => (E5M2, 1),
             Type::E4m3x2 => (E4M3, 2),
             Type::E5m2x2 => (E5M2, 2),
+            Type::E2m3x2 => (E2M3, 2),
+            Type::E3m2x2 => (E3M2, 2),
+            Type::E2m1x2 => (E2M1, 2),
             _ => return None,
         })
     }
@@ -55,6 +76,11 @@ impl Format {
     /// Width of the pattern.
     pub(crate) fn bits(self) -> u32 {
         1 + self.exponent_bits + self.fraction_bits + self.padding
+    }
+
+    /// From one part of a register to the next: 6 bits lie in 8.
+    pub(crate) fn stride(self) -> u32 {
+        if self.bits() == 6 { 8 } else { self.bits() }
     }
 
     fn bias(self) -> i64 {
@@ -69,7 +95,7 @@ impl Format {
         u128::from(negative) << (self.bits() - 1)
     }
 
-    /// All ones but the sign: what the manual calls the canonical NaN.
+    /// All ones but the sign: what the manual calls the canonical NaN, and the largest number where there is none.
     pub(crate) fn canonical_nan(self) -> u128 {
         (1 << (self.bits() - 1)) - 1
     }
@@ -80,7 +106,9 @@ impl Format {
 
     /// The finite pattern of the largest magnitude.
     pub(crate) fn largest(self, negative: bool) -> u128 {
-        let unpadded = if self.has_infinity {
+        let unpadded = if !self.has_nan {
+            self.canonical_nan()
+        } else if self.has_infinity {
             (self.highest_field() << self.fraction_bits) - 1
         } else {
             (self.highest_field() << self.fraction_bits) | ((1 << self.fraction_bits) - 2)
@@ -104,7 +132,7 @@ impl Format {
         let negative = pattern >> (self.bits() - 1) & 1 == 1;
         let fraction = unpadded & ((1 << self.fraction_bits) - 1);
         let field = unpadded >> self.fraction_bits & self.highest_field();
-        if field == self.highest_field() {
+        if field == self.highest_field() && self.has_nan {
             if self.has_infinity {
                 return if fraction == 0 { Value::Infinity { negative } } else { Value::Nan };
             }

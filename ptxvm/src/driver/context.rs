@@ -13,6 +13,7 @@ use crate::machine::Order;
 use crate::memory::Memory;
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
+use std::mem::ManuallyDrop;
 use std::thread::ThreadId;
 
 pub(super) struct Context {
@@ -50,7 +51,8 @@ const FLAGS: u32 = 0xff;
 const SCHEDULE_FLAGS: u32 = 7;
 
 thread_local! {
-    static CURRENT: RefCell<Vec<Handle>> = const { RefCell::new(Vec::new()) };
+    /// Never dropped: destructors of other libraries make calls when those of this thread's values have run already.
+    static CURRENT: RefCell<ManuallyDrop<Vec<Handle>>> = const { RefCell::new(ManuallyDrop::new(Vec::new())) };
 }
 
 fn top() -> Handle {
@@ -178,6 +180,9 @@ pub(super) fn destroy(handle: Handle) -> Outcome {
     state.free_buffers(&order, |buffer| buffer.context == handle && buffer.kind == BufferKind::Graph);
     if state.contexts.is_empty() {
         crate::monitor::host::leaks();
+    } else {
+        let own = |base: u64| state.buffers.get(&base).is_some_and(|buffer| buffer.context == handle);
+        crate::monitor::host::leaks_among(own);
     }
     state.streams.retain(|_, stream| stream.context != handle);
     state.events.retain(|_, event| event.context != handle);
@@ -216,6 +221,8 @@ impl State {
             self.buffers.remove(&base);
             // The allocation is in the table of buffers, so it exists; a failure would change nothing for the caller.
             let _ = happening_at(order, "destroying a context", true, || Memory::global().free(base));
+            Memory::global().release(base);
+            self.unfreed.remove(&base);
         }
     }
 
@@ -439,7 +446,7 @@ fn push(context: Handle) -> Outcome {
 }
 
 fn pop(out: Out<Handle>) -> Outcome {
-    match CURRENT.with_borrow_mut(Vec::pop) {
+    match CURRENT.with_borrow_mut(|stack| stack.pop()) {
         Some(context) => {
             out.set_if_given(context);
             Ok(())

@@ -96,7 +96,7 @@ impl State {
         params: Vec<u8>,
     ) -> Outcome<KernelCall> {
         let function = self.function_or_kernel(handle, context)?;
-        let (device, card, local_limit) = {
+        let (device, card, stack) = {
             let context = self.context(context)?;
             (context.device, context.card, context.limits.stack)
         };
@@ -162,7 +162,7 @@ impl State {
             device,
             multiprocessors: card.multiprocessors,
             resident,
-            local_limit: u32::try_from(local_limit).unwrap_or(u32::MAX).max(MOST_LOCAL),
+            local_limit: info.stack_bytes.saturating_add(u32::try_from(stack).unwrap_or(u32::MAX)),
         })
     }
 
@@ -173,9 +173,6 @@ impl State {
         Ok(function.loaded.info(function.kernel).clone())
     }
 }
-
-/// Local memory that a thread may use for what the compiler knows of; the stack limit is for what it does not.
-const MOST_LOCAL: u32 = 512 << 10;
 
 fn launch(function: Handle, shape: Shape, stream: Handle, params: In<Address>, extra: In<u64>) -> Outcome {
     let mut state = lock();

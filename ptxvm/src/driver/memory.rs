@@ -69,7 +69,7 @@ impl State {
     /// Bytes in use on a device.
     pub(super) fn used(&self, device: u32) -> u64 {
         let own = self.buffers.values().filter(|buffer| buffer.device == device && !buffer.is_host());
-        own.map(|buffer| buffer.bytes).sum()
+        own.map(|buffer| buffer.bytes).sum::<u64>() + self.used_by_chunks(device)
     }
 
     /// Makes an allocation for the context.
@@ -131,7 +131,18 @@ pub(super) fn freed_before(base: u64) -> Option<Failure> {
 
 /// Frees what a stream was told to free, now that its turn has come.
 pub(super) fn free_now(base: u64, order: &Order, label: &str) {
-    let freed = lock().buffers.remove(&base);
+    let (of_graph, freed) = {
+        let mut state = lock();
+        let of_graph = state.is_of_graph(base);
+        (of_graph, if of_graph { None } else { state.buffers.remove(&base) })
+    };
+    if of_graph {
+        if let Err(error) = happening_at(order, label, false, || Memory::global().park(base)) {
+            host::memory_error(&error, "freeing");
+            log::error(format_args!("freeing in stream order: {error}"));
+        }
+        return;
+    }
     if freed.is_none() {
         // An earlier command of the stream has freed it: nobody is left to give an error to.
         let _ = freed_before(base);
@@ -165,7 +176,10 @@ pub(super) fn free(base: u64) -> Outcome {
     let mut state = lock();
     state.join_streams_of(context);
     let order = state.host_order();
-    if state.buffers.remove(&base).is_some() {
+    if state.is_of_graph(base) {
+        state.freed_of_graph(base);
+        happening_at(&order, "cuMemFree", true, || Memory::global().park(base)).map_err(memory_failure)?;
+    } else if state.buffers.remove(&base).is_some() {
         happening_at(&order, "cuMemFree", true, || Memory::global().free(base)).map_err(memory_failure)?;
     }
     state.check_fault(context)

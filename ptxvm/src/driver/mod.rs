@@ -37,6 +37,7 @@ mod types;
 mod unsupported;
 mod user_object;
 mod value;
+mod virtual_memory;
 
 #[cfg(test)]
 mod tests;
@@ -69,6 +70,7 @@ fn exported() -> Vec<(&'static str, usize)> {
         unsupported::list,
         user_object::list,
         value::list,
+        virtual_memory::list,
     ] {
         part(&mut list);
     }

@@ -171,6 +171,7 @@ mod tests {
             param_bytes: 0,
             static_shared,
             local_bytes: 0,
+            stack_bytes: 0,
             const_bytes: 0,
             registers,
             max_threads: 1024,

@@ -83,7 +83,7 @@ impl Operation {
         }
     }
 
-    /// What the engine has to do. Events, graphs and allocations are done by those who issue them.
+    /// What the engine has to do. Events and graphs are done by those who issue them.
     pub(super) fn work(self, order: Order, label: &Label) -> (Condition, Work) {
         let run: Box<dyn FnOnce() -> Result<(), Failure> + Send> = match self {
             Operation::Kernel(call) => {
@@ -115,11 +115,15 @@ impl Operation {
                 return (None, Work::Host(Box::new(call)));
             }
             Operation::Values(values) => return values.first().map_or((None, nothing()), |value| value_work(*value)),
-            Operation::Empty
-            | Operation::Graph(_)
-            | Operation::RecordEvent(_)
-            | Operation::WaitEvent(_)
-            | Operation::Allocate { .. } => return (None, nothing()),
+            Operation::Empty | Operation::Graph(_) | Operation::RecordEvent(_) | Operation::WaitEvent(_) => {
+                return (None, nothing());
+            }
+            // Only in graphs: the first launch finds the memory there, each later one where it was freed.
+            Operation::Allocate { base, .. } => {
+                let label = label.text("a graph's allocation");
+                let allocate = move || happening_at(&order, &label, false, || Memory::global().revive(base));
+                return (None, Work::Always(Box::new(move |_| allocate())));
+            }
         };
         (None, Work::Run(run))
     }

@@ -6,7 +6,7 @@ use super::operation::Operation;
 use super::state::{Kind, State, card, known, lock};
 use super::status::{Outcome, Status};
 use super::types::{AccessDescription, Handle, Location, PoolProperties};
-use crate::memory::AllocationKind;
+use crate::memory::{AllocationKind, Memory};
 use std::collections::HashMap;
 
 pub(super) struct Pool {
@@ -111,6 +111,12 @@ impl State {
         };
         match kind {
             BufferKind::Pool(_) | BufferKind::Device | BufferKind::Managed | BufferKind::Graph => {
+                if kind == BufferKind::Graph && self.stream(stream)?.capture.is_none() {
+                    if Memory::global().find(pointer).is_none() {
+                        return Err(freed_before(pointer).unwrap_or_else(|| Status::InvalidValue.into()));
+                    }
+                    self.freed_of_graph(pointer);
+                }
                 self.issue(stream, Operation::Free(pointer)).map(|_| ())
             }
             _ => Err(Status::InvalidValue.because(format!("{pointer:#x} did not come from cuMemAllocAsync"))),

@@ -17,10 +17,11 @@ use super::status::{Outcome, Status};
 use super::stream::Stream;
 use super::types::Handle;
 use super::user_object::UserObject;
+use super::virtual_memory::{Chunk, Mapping};
 use crate::card::Card;
 use crate::machine::Order;
 use crate::settings::settings;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 /// What a handle is of; part of its value, so that one of another kind is never taken for it.
@@ -40,6 +41,7 @@ pub(super) enum Kind {
     Executable,
     Pool,
     UserObject,
+    Chunk,
 }
 
 #[derive(Default)]
@@ -63,6 +65,11 @@ pub(super) struct State {
     /// The default and the current pool of each device.
     pub(super) device_pools: HashMap<u32, (Handle, Handle)>,
     pub(super) user_objects: HashMap<Handle, UserObject>,
+    /// Memory of graphs that a launch has allocated and nothing has freed since, as far as calls go.
+    pub(super) unfreed: HashSet<u64>,
+    /// Physical memory, and what of it is mapped, by its first address.
+    pub(super) chunks: HashMap<Handle, Chunk>,
+    pub(super) mappings: BTreeMap<u64, Mapping>,
     /// Memory by its first address.
     pub(super) buffers: BTreeMap<u64, Buffer>,
     /// What happens before the next call of the host.

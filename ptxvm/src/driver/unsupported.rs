@@ -68,10 +68,6 @@ unsupported! {
         cuIpcCloseMemHandle cuIpcGetEventHandle cuIpcGetMemHandle cuIpcOpenEventHandle cuIpcOpenMemHandle_v2
         cuMemExportToShareableHandle cuMemImportFromShareableHandle cuMemPoolExportPointer
         cuMemPoolImportFromShareableHandle cuMemPoolImportPointer;
-    "virtual memory management is not modelled; use cuMemAlloc or cuMemAllocAsync":
-        cuMemAddressFree cuMemAddressReserve cuMemCreate cuMemGetAccess cuMemGetAllocationGranularity
-        cuMemGetAllocationPropertiesFromHandle cuMemMap cuMemRelease cuMemRetainAllocationHandle cuMemSetAccess
-        cuMemUnmap;
     "green contexts and parts of a device are not modelled":
         cuCtxFromGreenCtx cuCtxGetDevResource cuDevResourceGenerateDesc cuDevSmResourceSplit
         cuDevSmResourceSplitByCount cuDeviceGetDevResource cuGreenCtxCreate cuGreenCtxDestroy

@@ -326,6 +326,7 @@ impl Warp {
             kernel: running.kernel_name().to_owned(),
             function: function.name.clone(),
             opcode: info.opcode.clone(),
+            text: info.text,
             line: info.line,
             source: info
                 .source

@@ -49,7 +49,9 @@ pub struct Place {
     pub function: String,
     /// The instruction.
     pub opcode: String,
-    /// Line in the PTX text.
+    /// Which of the PTX texts linked.
+    pub text: u32,
+    /// Line in that text.
     pub line: u32,
     /// File and line of the CUDA source, with `-lineinfo`.
     pub source: Option<(String, u32)>,

@@ -3,7 +3,7 @@
 use super::launch::FUNCTION_WINDOW;
 use crate::{
     memory::{AllocationKind, Memory, MemoryError},
-    program::{GlobalVariable, KernelInfo, Program},
+    program::{GlobalVariable, KernelInfo, Program, symbols::Symbol},
     ptx::ast::{Float, Initial, Type},
 };
 use std::sync::Arc;
@@ -80,7 +80,7 @@ impl LoadedModule {
                     (_, Float::Double(bits)) => u128::from(*bits),
                 },
                 Initial::Address { symbol, offset, mask, .. } => {
-                    let address = self.symbol_address(symbol)?.wrapping_add_signed(*offset);
+                    let address = self.symbol_address(variable.module, symbol)?.wrapping_add_signed(*offset);
                     match mask {
                         // `0xFF00(symbol)`: the byte that the mask names.
                         Some(mask) => u128::from((address & mask) >> mask.trailing_zeros().min(63)),
@@ -94,14 +94,12 @@ impl LoadedModule {
         Ok(bytes)
     }
 
-    fn symbol_address(&self, name: &str) -> Result<u64, LoadError> {
-        if let Some(at) = self.program.variables.iter().position(|variable| variable.name == name) {
-            return Ok(self.addresses[at]);
+    fn symbol_address(&self, module: u32, name: &str) -> Result<u64, LoadError> {
+        match self.program.symbol(module, name) {
+            Some(Symbol::Variable(at)) => Ok(self.addresses[*at as usize]),
+            Some(Symbol::Function(number)) => Ok(FUNCTION_WINDOW + u64::from(*number)),
+            _ => Err(LoadError::Undefined { name: name.to_owned() }),
         }
-        let function = self.program.functions.iter().position(|function| function.name == name);
-        function
-            .map(|number| FUNCTION_WINDOW + number as u64)
-            .ok_or_else(|| LoadError::Undefined { name: name.to_owned() })
     }
 
     /// The kernel of a name.
@@ -116,7 +114,11 @@ impl LoadedModule {
 
     /// Address and size of a `.global` or `.const` variable.
     pub fn global(&self, name: &str) -> Option<(u64, u64)> {
-        let at = self.program.variables.iter().position(|variable| variable.name == name)?;
+        let variables = &self.program.variables;
+        let of_name = |visible: bool| {
+            variables.iter().position(|variable| variable.name == name && (variable.is_visible || !visible))
+        };
+        let at = of_name(true).or_else(|| of_name(false))?;
         Some((self.addresses[at], self.program.variables[at].bytes))
     }
 

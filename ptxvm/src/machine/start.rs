@@ -59,7 +59,7 @@ pub(crate) fn first_frame(
         local.clear();
     }
     running.fill_registers(kernel, &mut registers);
-    frames.push(Frame { registers, function: kernel, local_base: 0, caller: NONE, call_pc: 0, used: true });
+    frames.push(Frame { registers, function: kernel, local_base: 0, tops: None, caller: NONE, call_pc: 0, used: true });
     local.resize(local_bytes as usize * 32, 0);
     Warp {
         mask: lanes,

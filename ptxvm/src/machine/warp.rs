@@ -58,6 +58,8 @@ pub(crate) struct Frame {
     pub(crate) registers: Vec<RegisterLine>,
     pub(crate) function: u32,
     pub(crate) local_base: u32,
+    /// Where each lane's memory ends, once it has taken more with `alloca`.
+    pub(crate) tops: Option<Box<[u32; 32]>>,
     /// Frame and operation of the call.
     pub(crate) caller: u32,
     pub(crate) call_pc: u32,

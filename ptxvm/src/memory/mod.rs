@@ -6,6 +6,7 @@
 mod access;
 mod cache;
 mod error;
+pub(crate) mod mapping;
 mod reservation;
 mod table;
 #[cfg(test)]
@@ -54,6 +55,8 @@ pub enum AllocationKind {
     ModuleGlobal,
     /// A `.const` variable of a module: kernels only read it.
     ModuleConst,
+    /// Memory mapped into reserved addresses.
+    Mapped,
     /// The machine's own.
     Internal,
 }
@@ -61,7 +64,10 @@ pub enum AllocationKind {
 impl AllocationKind {
     /// Whether it belongs to one device, so that others need peer access.
     fn is_of_one_device(self) -> bool {
-        matches!(self, Self::Device | Self::Pitched | Self::AsyncPool | Self::ModuleGlobal | Self::ModuleConst)
+        matches!(
+            self,
+            Self::Device | Self::Pitched | Self::AsyncPool | Self::Mapped | Self::ModuleGlobal | Self::ModuleConst
+        )
     }
 }
 
@@ -176,6 +182,30 @@ impl Memory {
         };
         self.tell(|watcher| watcher.freed(&allocation));
         Ok(())
+    }
+
+    /// Frees an allocation but keeps its addresses for [`Self::revive`]: memory of a graph is where it was in every launch.
+    pub(crate) fn park(&self, base: u64) -> Result<(), MemoryError> {
+        let allocation = {
+            let mut table = self.table_mut();
+            cache::GENERATION.fetch_add(1, Ordering::AcqRel);
+            table.park(base)?
+        };
+        self.tell(|watcher| watcher.freed(&allocation));
+        Ok(())
+    }
+
+    /// Allocates anew, with undefined contents, what was parked. Anything else stays as it is.
+    pub(crate) fn revive(&self, base: u64) {
+        let revived = self.table_mut().revive(base);
+        if let Some(allocation) = revived {
+            self.tell(|watcher| watcher.allocated(&allocation));
+        }
+    }
+
+    /// Gives up the addresses of what was parked.
+    pub(crate) fn release(&self, base: u64) {
+        self.table_mut().release(base);
     }
 
     /// The allocation that holds an address.

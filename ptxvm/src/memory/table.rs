@@ -2,7 +2,7 @@
 
 use super::{Allocation, AllocationKind, MemoryError, reservation::Reservation};
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
 };
 
@@ -21,9 +21,13 @@ const QUARANTINED_BYTES: u64 = 8 << 30;
 /// The allocations of a process.
 pub(super) struct Table {
     pub(super) reservation: Reservation,
-    live: BTreeMap<u64, Allocation>,
+    pub(super) live: BTreeMap<u64, Allocation>,
+    /// Ranges of addresses that a program has reserved, with their sizes.
+    pub(super) reserved: BTreeMap<u64, u64>,
     freed: BTreeMap<u64, Allocation>,
-    /// Bases in `freed`, oldest first.
+    /// Bases in `freed` whose addresses are kept for an allocation to come back to.
+    parked: BTreeSet<u64>,
+    /// The other bases in `freed`, oldest first.
     quarantine: VecDeque<u64>,
     quarantined: u64,
     /// Ranges within the reservation below `next` that can be used again: start and end.
@@ -51,7 +55,9 @@ impl Table {
         Self {
             reservation,
             live: BTreeMap::new(),
+            reserved: BTreeMap::new(),
             freed: BTreeMap::new(),
+            parked: BTreeSet::new(),
             quarantine: VecDeque::new(),
             quarantined: 0,
             holes: BTreeMap::new(),
@@ -69,7 +75,7 @@ impl Table {
         holder(&self.live, address)
     }
 
-    fn new_allocation(
+    pub(super) fn new_allocation(
         &mut self,
         base: u64,
         bytes: u64,
@@ -103,7 +109,7 @@ impl Table {
         Ok(self.new_allocation(base, bytes, kind, device, label))
     }
 
-    fn place(&mut self, bytes: u64, align: u64) -> Option<u64> {
+    pub(super) fn place(&mut self, bytes: u64, align: u64) -> Option<u64> {
         let room = extent(bytes)?;
         let aligned = |start: u64| start.checked_next_multiple_of(align);
         let hole = self.holes.iter().find_map(|(&start, &end)| {
@@ -142,29 +148,60 @@ impl Table {
     }
 
     pub(super) fn free(&mut self, base: u64) -> Result<Allocation, MemoryError> {
-        let Some(allocation) = self.live.remove(&base) else {
-            return Err(match self.whereabouts(base) {
-                Whereabouts::Live(allocation) => {
-                    MemoryError::NotABase { address: base, allocation: Box::new(allocation) }
-                }
-                Whereabouts::Freed(allocation) => {
-                    MemoryError::AlreadyFreed { address: base, allocation: Box::new(allocation) }
-                }
-                Whereabouts::Nowhere(_) => MemoryError::NotAllocated { address: base },
-            });
-        };
+        let allocation = self.live.remove(&base).ok_or_else(|| self.not_freeable(base))?;
         if self.reservation.contains(base) {
             self.reservation.give_back(base, base + allocation.bytes);
             self.freed.insert(base, allocation.clone());
-            self.quarantine.push_back(base);
-            self.quarantined += allocation.bytes;
-            while self.quarantine.len() > QUARANTINED_RANGES
-                || self.quarantined > QUARANTINED_BYTES && self.quarantine.len() > 1
-            {
-                self.release_oldest();
-            }
+            self.put_in_quarantine(base, allocation.bytes);
         }
         Ok(allocation)
+    }
+
+    /// Why nothing can be freed at `base`.
+    fn not_freeable(&self, base: u64) -> MemoryError {
+        match self.whereabouts(base) {
+            Whereabouts::Live(allocation) => MemoryError::NotABase { address: base, allocation: Box::new(allocation) },
+            Whereabouts::Freed(allocation) => {
+                MemoryError::AlreadyFreed { address: base, allocation: Box::new(allocation) }
+            }
+            Whereabouts::Nowhere(_) => MemoryError::NotAllocated { address: base },
+        }
+    }
+
+    fn put_in_quarantine(&mut self, base: u64, bytes: u64) {
+        self.quarantine.push_back(base);
+        self.quarantined += bytes;
+        while self.quarantine.len() > QUARANTINED_RANGES
+            || self.quarantined > QUARANTINED_BYTES && self.quarantine.len() > 1
+        {
+            self.release_oldest();
+        }
+    }
+
+    /// Frees an allocation whose addresses nobody else gets before [`Self::release`].
+    pub(super) fn park(&mut self, base: u64) -> Result<Allocation, MemoryError> {
+        let allocation = self.live.remove(&base).ok_or_else(|| self.not_freeable(base))?;
+        self.reservation.give_back(base, base + allocation.bytes);
+        self.freed.insert(base, allocation.clone());
+        self.parked.insert(base);
+        Ok(allocation)
+    }
+
+    /// A parked allocation is there again, as a new one. `None`: it is not parked.
+    pub(super) fn revive(&mut self, base: u64) -> Option<Allocation> {
+        if !self.parked.remove(&base) {
+            return None;
+        }
+        let old = self.freed.remove(&base)?;
+        Some(self.new_allocation(base, old.bytes, old.kind, old.device, old.serial_label))
+    }
+
+    /// Gives up the addresses of a parked allocation.
+    pub(super) fn release(&mut self, base: u64) {
+        if self.parked.remove(&base) {
+            let bytes = self.freed.get(&base).map_or(0, |allocation| allocation.bytes);
+            self.put_in_quarantine(base, bytes);
+        }
     }
 
     /// Makes the range that was freed first usable again.
@@ -172,8 +209,13 @@ impl Table {
         let Some(base) = self.quarantine.pop_front() else { return };
         let Some(allocation) = self.freed.remove(&base) else { return };
         self.quarantined -= allocation.bytes;
+        self.make_hole(base, allocation.bytes);
+    }
+
+    /// What was placed at `base` can be used again.
+    pub(super) fn make_hole(&mut self, base: u64, bytes: u64) {
         let mut start = base;
-        let mut end = base + extent(allocation.bytes).unwrap_or(0);
+        let mut end = base + extent(bytes).unwrap_or(0);
         if let Some((&before, &before_end)) = self.holes.range(..start).next_back()
             && before_end == start
         {

@@ -14,12 +14,13 @@ use crate::{
 use std::{
     cell::RefCell,
     collections::HashMap,
+    mem::ManuallyDrop,
     sync::{Arc, Once},
 };
 
 thread_local! {
-    /// Whoever this thread acts for.
-    static ACTING: RefCell<Option<Arc<Source>>> = const { RefCell::new(None) };
+    /// Whoever this thread acts for. Never dropped, so that calls while the process ends still find it; it is empty then.
+    static ACTING: RefCell<ManuallyDrop<Option<Arc<Source>>>> = const { RefCell::new(ManuallyDrop::new(None)) };
 }
 
 /// Copies and fills of this thread are part of this until it is dropped.
@@ -27,7 +28,7 @@ pub(crate) struct Acting(Option<Arc<Source>>);
 
 impl Drop for Acting {
     fn drop(&mut self) {
-        ACTING.with(|acting| *acting.borrow_mut() = self.0.take());
+        ACTING.with(|acting| **acting.borrow_mut() = self.0.take());
     }
 }
 
@@ -129,7 +130,7 @@ fn bits_at(bits: &[u128], offset: u64) -> u128 {
 /// The host, or a copy of a stream, reads or writes a range; `frees`: it is gone afterwards.
 fn touch(from: u64, bytes: u64, writes: bool, frees: bool) {
     let pages = Pages::global();
-    let Some(source) = ACTING.with(|acting| acting.borrow().clone()) else {
+    let Some(source) = ACTING.with(|acting| Option::clone(&**acting.borrow())) else {
         if writes && bytes > 0 {
             for (at, count) in pieces(from, bytes) {
                 pages.lock(at).forget(at, count);
@@ -218,10 +219,16 @@ fn is_leak(allocation: &Allocation) -> bool {
 
 /// Records memory that was never freed.
 pub(crate) fn leaks() {
+    leaks_among(|_| true);
+}
+
+/// Records memory that was never freed, of those allocations whose first addresses are asked for.
+pub(crate) fn leaks_among(asked: impl Fn(u64) -> bool) {
     if !super::is_checked() {
         return;
     }
-    for allocation in Memory::global().allocations().into_iter().filter(is_leak) {
+    let leaked = |allocation: &Allocation| is_leak(allocation) && asked(allocation.base);
+    for allocation in Memory::global().allocations().into_iter().filter(leaked) {
         Findings::global().record(Finding {
             kind: "leak",
             message: format!("{} bytes have not been freed", allocation.bytes),

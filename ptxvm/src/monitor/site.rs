@@ -89,7 +89,7 @@ impl Kernel {
             spot.source = info
                 .source
                 .and_then(|source| self.program.files.get(&source.file).map(|file| (file.clone(), source.line)));
-            spot.quote(&self.program.text);
+            spot.quote(self.program.quoted(info.text, info.line));
         }
         spot
     }

@@ -66,20 +66,15 @@ impl Warp {
     fn call(&mut self, target: u32, site: &CallSite) -> Flow {
         let running = self.running();
         let function = &running.program().functions[target as usize];
-        let caller = self.frame as usize;
-        let caller_code = self.function();
-        let local_base = (self.frames[caller].local_base + caller_code.local_bytes).next_multiple_of(16);
+        let local_base = self.next_frame();
         if !self.reserve_local(local_base + function.local_bytes) || self.frames.len() > DEEPEST {
-            return self.raise(Fault::new(
-                FaultKind::StackOverflow,
-                "stack-overflow",
-                format!("a call of {} needs more local memory per thread than the stack limit", function.name),
-            ));
+            return self.stack_overflow(&format!("a call of {}", function.name));
         }
         let frame = Frame {
             registers: running.registers_of(target),
             function: target,
             local_base,
+            tops: None,
             caller: 0,
             call_pc: 0,
             used: true,

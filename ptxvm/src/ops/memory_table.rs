@@ -1,6 +1,6 @@
 //! Which opcodes work on memory, and who decodes them.
 
-use super::{async_copy, atomic, cache, fence, mbarrier, memory};
+use super::{async_copy, atomic, cache, fence, mbarrier, memory, stack};
 use crate::{
     program::{CompileError, builder::Builder},
     ptx::ast::Instruction,
@@ -23,7 +23,7 @@ pub(crate) fn family(opcode: &str) -> Option<super::Decode> {
         "createpolicy" => cache::create_policy,
         "multimem" => refuse,
         "tensormap" => refuse,
-        "alloca" | "stacksave" | "stackrestore" => refuse,
+        "alloca" | "stacksave" | "stackrestore" => stack::decode,
         _ => return None,
     })
 }

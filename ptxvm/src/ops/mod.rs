@@ -23,6 +23,7 @@ mod memory_table;
 mod moves;
 mod select;
 pub(crate) mod special;
+mod stack;
 mod system;
 mod vote;
 

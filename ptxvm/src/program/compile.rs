@@ -6,71 +6,53 @@ use super::{
     builder::Builder,
     draft::{Control, Label},
     flow::{Flow, lay_out},
-    symbols::{ModuleSymbols, Symbol},
-    variables::{kernel_params, module_symbols},
+    link::{Linked, link},
+    symbols::{ModuleSymbols, Symbol, VariableLists},
+    variables::kernel_params,
 };
 use crate::{
     machine::op::Op,
     ops::{self, control},
-    ptx::ast::{self, Block, Function, Instruction, Module, Statement},
+    ptx::ast::{self, Block, Function, Instruction, Module, SourceLine, Statement},
 };
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 /// Blocks nested deeper than this are refused.
 const DEEPEST: usize = 200;
 
 pub(super) fn program(texts: &[&str], modules: &[Module]) -> Result<Program, CompileError> {
-    let mut symbols = ModuleSymbols::default();
-    let mut files = HashMap::new();
-    let mut bodies: Vec<&Function> = Vec::new();
-    let mut numbers: HashMap<&str, u32> = HashMap::new();
-    for module in modules {
-        symbols.version = symbols.version.max(module.version.0 * 10 + module.version.1);
-        symbols.target = symbols.target.max(architecture(module));
-        files.extend(module.files.iter().cloned());
-        merge_variables(module, &mut symbols)?;
-        for function in module.functions.iter().filter(|function| function.body.is_some()) {
-            if numbers.insert(&function.name, bodies.len() as u32).is_some() {
-                return Err(CompileError {
-                    line: function.line,
-                    function: function.name.clone(),
-                    opcode: "definition".to_owned(),
-                    reason: "the function is defined twice".to_owned(),
-                });
-            }
-            bodies.push(function);
-        }
-    }
-    for (name, number) in &numbers {
-        symbols.names.insert((*name).to_owned(), Symbol::Function(*number));
-    }
-    for (alias, target) in modules.iter().flat_map(|module| &module.aliases) {
-        if let Some(number) = numbers.get(target.as_str()) {
-            symbols.names.insert(alias.clone(), Symbol::Function(*number));
-        }
-    }
-
-    // Function-scope variables of module-wide spaces are added behind the module's own while functions are compiled.
-    let mut extra =
-        ModuleSymbols { variables: symbols.variables.clone(), shared: symbols.shared.clone(), ..Default::default() };
+    let Linked { modules: symbols, mut lists, bodies, files } = link(modules)?;
+    // Function-scope variables of module-wide spaces are added behind the modules' own while functions are compiled.
     let functions = bodies
         .iter()
-        .map(|function| compile_function(function, &symbols, &mut extra))
+        .map(|body| {
+            compile_function(body.function, &symbols[body.module as usize], &mut lists)
+                .map_err(|error| error.in_text(body.module as usize, texts.len()))
+        })
         .collect::<Result<Vec<_>, _>>()?;
     let mut program = Program {
-        text: texts.join("\n").into(),
-        version: symbols.version,
-        target: symbols.target,
+        texts: texts.iter().map(|text| Arc::from(*text)).collect(),
+        version: symbols.iter().map(|symbols| symbols.version).max().unwrap_or(0),
+        target: symbols.iter().map(|symbols| symbols.target).max().unwrap_or(0),
         files,
-        variables: extra.variables,
-        shared: extra.shared,
+        variables: lists.variables,
+        shared: lists.shared,
         functions,
+        names: symbols.into_iter().map(|symbols| symbols.names).collect(),
     };
     let const_bytes =
         program.variables.iter().filter(|variable| variable.is_const).map(|variable| variable.bytes).sum::<u64>();
     for number in 0..program.functions.len() {
+        if program.functions[number].info.is_none() {
+            continue;
+        }
         let (_, static_shared) = program.shared_layout(number as u32);
+        let local_bytes = program.deepest(number as u32, &|function| function.local_variables);
+        // Every call takes 16 bytes beside the frame, as `Warp::next_frame` has it.
+        let stack_bytes = program.deepest(number as u32, &|function| function.local_bytes.saturating_add(16));
         if let Some(info) = &mut program.functions[number].info {
+            info.local_bytes = local_bytes;
+            info.stack_bytes = stack_bytes;
             info.static_shared = static_shared;
             info.const_bytes = const_bytes as u32;
         }
@@ -78,53 +60,20 @@ pub(super) fn program(texts: &[&str], modules: &[Module]) -> Result<Program, Com
     Ok(program)
 }
 
-fn architecture(module: &Module) -> u32 {
-    let digits = |name: &String| name.strip_prefix("sm_").map(|rest| rest.trim_end_matches(['a', 'f']).to_owned());
-    module.targets.iter().find_map(digits).and_then(|digits| digits.parse().ok()).unwrap_or(0)
-}
-
-/// Variables of one module join those of others; a definition takes the place of an `.extern` declaration.
-fn merge_variables(module: &Module, symbols: &mut ModuleSymbols) -> Result<(), CompileError> {
-    let mut own = ModuleSymbols::default();
-    module_symbols(module, &mut own)?;
-    for (name, symbol) in own.names {
-        match symbol {
-            Symbol::Variable(index) => {
-                let variable = own.variables[index as usize].clone();
-                match symbols.names.get(&name) {
-                    Some(Symbol::Variable(known)) => {
-                        let known = &mut symbols.variables[*known as usize];
-                        if known.is_extern {
-                            *known = variable;
-                        } else if !variable.is_extern {
-                            return Err(CompileError {
-                                line: 0,
-                                function: "module".to_owned(),
-                                opcode: format!("declaration of {name}"),
-                                reason: "the variable is defined in two modules".to_owned(),
-                            });
-                        }
-                    }
-                    _ => {
-                        symbols.variables.push(variable);
-                        symbols.names.insert(name, Symbol::Variable((symbols.variables.len() - 1) as u32));
-                    }
-                }
-            }
-            Symbol::Shared(index) => {
-                symbols.shared.push(own.shared[index as usize].clone());
-                symbols.names.insert(name, Symbol::Shared((symbols.shared.len() - 1) as u32));
-            }
-            _ => {}
+impl CompileError {
+    /// Names the text that `line` counts in, where several are linked.
+    fn in_text(mut self, number: usize, texts: usize) -> Self {
+        if texts > 1 {
+            self.reason.push_str(&format!(" (in text {} of the {texts} linked)", number + 1));
         }
+        self
     }
-    Ok(())
 }
 
 fn compile_function(
     function: &Function,
     symbols: &ModuleSymbols,
-    extra: &mut ModuleSymbols,
+    extra: &mut VariableLists,
 ) -> Result<FunctionCode, CompileError> {
     let mut builder = Builder::new(symbols, &function.name);
     let mut info = None;
@@ -142,6 +91,7 @@ fn compile_function(
             param_bytes: bytes,
             static_shared: 0,
             local_bytes: 0,
+            stack_bytes: 0,
             const_bytes: 0,
             registers: 0,
             max_threads: limit.unwrap_or(1024).min(1024),
@@ -192,7 +142,6 @@ fn compile_function(
         formal.patch(&allocation.offsets);
     }
     if let Some(info) = &mut info {
-        info.local_bytes = builder.local_bytes;
         info.registers = (allocation.registers + 8).clamp(16, 255);
     }
     let shared_used = allocation
@@ -211,11 +160,13 @@ fn compile_function(
     Ok(FunctionCode {
         name: function.name.clone(),
         is_kernel: function.is_kernel,
+        is_visible: function.linkage != ast::Linkage::Private,
         ops: operations,
         wide,
         register_bytes: allocation.bytes,
         constants: allocation.constants,
-        local_bytes: builder.local_bytes.next_multiple_of(16),
+        local_bytes: builder.frame_bytes.next_multiple_of(16),
+        local_variables: builder.local_variables,
         calls_indirectly: calls.iter().any(|call| call.target.is_none()),
         instructions: builder.instructions,
         tables,
@@ -250,7 +201,7 @@ impl Builder<'_> {
         }
     }
 
-    fn block(&mut self, block: &Block, extra: &mut ModuleSymbols, depth: usize) -> Result<(), CompileError> {
+    fn block(&mut self, block: &Block, extra: &mut VariableLists, depth: usize) -> Result<(), CompileError> {
         if depth > DEEPEST {
             return Err(CompileError {
                 line: 0,
@@ -260,6 +211,7 @@ impl Builder<'_> {
             });
         }
         self.scopes.push(HashMap::new());
+        let (local_bytes, local_variables) = (self.local_bytes, self.local_variables);
         for statement in &block.statements {
             match statement {
                 Statement::Label { name, .. } => {
@@ -294,11 +246,22 @@ impl Builder<'_> {
             }
         }
         self.scopes.pop();
+        // The parameters of one call may lie where those of the last one did; a variable's address may have been kept.
+        if self.local_variables == local_variables {
+            self.local_bytes = local_bytes;
+        }
         Ok(())
     }
 
     fn instruction(&mut self, i: &Instruction) -> Result<(), CompileError> {
-        self.instructions.push(InstructionInfo { opcode: i.full_opcode(), line: i.line, source: i.source });
+        let source =
+            i.source.map(|source| SourceLine { file: self.module.file_base.saturating_add(source.file), ..source });
+        self.instructions.push(InstructionInfo {
+            opcode: i.full_opcode(),
+            text: self.module.number,
+            line: i.line,
+            source,
+        });
         let first = self.drafts.len();
         if i.opcode == "bra" {
             // Takes its guard itself.
@@ -357,15 +320,42 @@ impl Builder<'_> {
 }
 
 impl Program {
+    /// Functions that a function may call, with indirect calls every one.
+    fn callees(&self, number: u32) -> impl Iterator<Item = u32> {
+        let function = &self.functions[number as usize];
+        let all = if function.calls_indirectly { 0..self.functions.len() as u32 } else { 0..0 };
+        function.callees.iter().copied().chain(all.filter(|&callee| !self.functions[callee as usize].is_kernel))
+    }
+
+    /// The largest sum of what functions take along a chain of calls from `start`; a function that calls itself, over
+    /// others or not, counts once.
+    fn deepest(&self, start: u32, takes: &dyn Fn(&FunctionCode) -> u32) -> u32 {
+        // A walk with a stack of its own: chains may be longer than the host's. `None`: on the chain, not yet known.
+        let mut known: HashMap<u32, Option<u32>> = HashMap::new();
+        let mut chain = vec![start];
+        while let Some(&number) = chain.last() {
+            let unknown = |callee: &u32| !known.contains_key(callee);
+            if unknown(&number) {
+                known.insert(number, None);
+                chain.extend(self.callees(number).filter(|callee| !known.contains_key(callee)).collect::<Vec<_>>());
+                continue;
+            }
+            chain.pop();
+            if known[&number].is_none() {
+                let most = self.callees(number).filter_map(|callee| known.get(&callee).copied().flatten()).max();
+                let own = takes(&self.functions[number as usize]);
+                known.insert(number, Some(own.saturating_add(most.unwrap_or(0))));
+            }
+        }
+        known.get(&start).copied().flatten().unwrap_or(0)
+    }
+
     /// Functions a kernel may run: itself, what it calls, and with indirect calls every function.
     fn reachable(&self, kernel: u32) -> Vec<u32> {
         let mut list = vec![kernel];
         let mut at = 0;
         while at < list.len() {
-            let function = &self.functions[list[at] as usize];
-            let all = if function.calls_indirectly { 0..self.functions.len() as u32 } else { 0..0 };
-            for callee in function.callees.iter().copied().chain(all.filter(|&f| !self.functions[f as usize].is_kernel))
-            {
+            for callee in self.callees(list[at]) {
                 if !list.contains(&callee) {
                     list.push(callee);
                 }
@@ -399,8 +389,20 @@ impl Program {
         (offsets, end)
     }
 
-    /// The kernel of a name.
+    /// The kernel of a name; one that all modules see before one that its module keeps to itself.
     pub(crate) fn kernel_number(&self, name: &str) -> Option<u32> {
-        self.functions.iter().position(|function| function.is_kernel && function.name == name).map(|at| at as u32)
+        let of_name = |function: &&FunctionCode| function.is_kernel && function.name == name;
+        let found = self.functions.iter().filter(of_name).max_by_key(|function| function.is_visible)?;
+        self.functions.iter().position(|function| std::ptr::eq(function, found)).map(|at| at as u32)
+    }
+
+    /// What a module calls by a name.
+    pub(crate) fn symbol(&self, module: u32, name: &str) -> Option<&Symbol> {
+        self.names.get(module as usize)?.get(name)
+    }
+
+    /// A line of one of the texts, as reports quote it.
+    pub(crate) fn quoted(&self, text: u32, line: u32) -> Option<&str> {
+        self.texts.get(text as usize)?.lines().nth((line as usize).checked_sub(1)?)
     }
 }

@@ -3,11 +3,17 @@
 //! `compile` walks the functions of a module: names become slots and labels, each opcode's family (`crate::ops`) appends
 //! operations; `flow` finds where lanes that part meet again; `allocate` gives registers their places.
 
+mod address;
 mod allocate;
 pub(crate) mod builder;
 mod compile;
 pub(crate) mod draft;
 mod flow;
+mod link;
+#[cfg(test)]
+mod link_tests;
+mod modifiers;
+mod operands;
 pub(crate) mod symbols;
 mod variables;
 
@@ -72,8 +78,8 @@ pub(crate) enum Constant {
 /// A module, compiled; independent of devices.
 #[derive(Debug)]
 pub struct Program {
-    /// The PTX text.
-    pub text: Arc<str>,
+    /// The PTX texts that were linked; mostly one.
+    pub texts: Vec<Arc<str>>,
     /// PTX version, 83 for 8.3.
     pub version: u32,
     /// Architecture, 80 for `sm_80`.
@@ -85,6 +91,8 @@ pub struct Program {
     /// `.shared` variables of the module and of all functions.
     pub shared: Vec<SharedVariable>,
     pub(crate) functions: Vec<FunctionCode>,
+    /// What each text's names stand for, for initialisers.
+    pub(crate) names: Vec<HashMap<String, symbols::Symbol>>,
 }
 
 /// One parameter of a kernel.
@@ -109,8 +117,10 @@ pub struct KernelInfo {
     pub param_bytes: u32,
     /// Bytes of its static shared memory.
     pub static_shared: u32,
-    /// Bytes of local memory per thread (its own frame).
+    /// Bytes of `.local` variables per thread, those of functions it calls included (recursion counted once).
     pub local_bytes: u32,
+    /// Bytes of stack per thread that its frame and those of functions it calls take here (recursion counted once).
+    pub stack_bytes: u32,
     /// Bytes of the module's `.const` variables.
     pub const_bytes: u32,
     /// 32-bit registers per thread that this machine's allocation needs: an estimate of what `ptxas` would use.
@@ -130,7 +140,9 @@ pub struct KernelInfo {
 pub struct InstructionInfo {
     /// `mad.lo.s32`.
     pub opcode: String,
-    /// Line in the PTX text.
+    /// Which of the texts linked it stands in.
+    pub text: u32,
+    /// Line in that text.
     pub line: u32,
     /// The `.loc` in force.
     pub source: Option<SourceLine>,
@@ -141,6 +153,8 @@ pub struct InstructionInfo {
 pub(crate) struct FunctionCode {
     pub(crate) name: String,
     pub(crate) is_kernel: bool,
+    /// Other modules see it.
+    pub(crate) is_visible: bool,
     pub(crate) ops: Vec<Op>,
     pub(crate) wide: Vec<Slot>,
     /// Bytes of the register file, constants included.
@@ -149,6 +163,8 @@ pub(crate) struct FunctionCode {
     pub(crate) constants: Vec<(draft::Class, Slot, Constant)>,
     /// Bytes of a frame's local memory.
     pub(crate) local_bytes: u32,
+    /// Bytes of `.local` variables among them.
+    pub(crate) local_variables: u32,
     pub(crate) instructions: Vec<InstructionInfo>,
     pub(crate) tables: Vec<Vec<u32>>,
     pub(crate) calls: Vec<CallSite>,

@@ -17,9 +17,9 @@ pub(crate) enum Symbol {
         slots: Vec<Slot>,
         ty: Type,
     },
-    /// A shared variable: index into [`ModuleSymbols::shared`] (function scope ones are there too).
+    /// A shared variable: index into [`VariableLists::shared`] (function scope ones are there too).
     Shared(u32),
-    /// A `.global` or `.const` variable: index into [`ModuleSymbols::variables`].
+    /// A `.global` or `.const` variable: index into [`VariableLists::variables`].
     Variable(u32),
     /// A byte offset into a kernel's parameters.
     KernelParam {
@@ -41,8 +41,12 @@ pub(crate) enum Symbol {
 /// A `.global` or `.const` variable.
 #[derive(Clone, Debug)]
 pub struct GlobalVariable {
-    /// Its name; unique in the module for those of module scope.
+    /// Its name; several modules may each have one of their own of the same name.
     pub name: String,
+    /// Number of the module it stands in, among those linked.
+    pub module: u32,
+    /// Other modules see it.
+    pub is_visible: bool,
     /// `.const`: reads only.
     pub is_const: bool,
     /// `.extern`: to be found in another module when linking.
@@ -79,7 +83,25 @@ pub struct SharedVariable {
 pub(crate) struct ModuleSymbols {
     pub(crate) version: u32,
     pub(crate) target: u32,
+    /// The letter of `sm_100a` or `sm_100f`.
+    pub(crate) features: Option<char>,
+    /// The module's place among those linked.
+    pub(crate) number: u32,
+    /// What is added to the module's `.file` numbers in the program.
+    pub(crate) file_base: u32,
     pub(crate) names: HashMap<String, Symbol>,
+}
+
+impl ModuleSymbols {
+    /// Whether the target has what only architectures or families from `least` on have: `sm_100a`, `sm_120f`.
+    pub(crate) fn has_family_features(&self, least: u32) -> bool {
+        self.target >= least && self.features.is_some()
+    }
+}
+
+/// The variables of all modules and of all functions.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct VariableLists {
     pub(crate) variables: Vec<GlobalVariable>,
     pub(crate) shared: Vec<SharedVariable>,
 }

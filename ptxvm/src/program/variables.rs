@@ -4,9 +4,9 @@ use super::{
     CompileError, ParamInfo,
     builder::Builder,
     draft::Class,
-    symbols::{GlobalVariable, ModuleSymbols, SharedVariable, Symbol},
+    symbols::{GlobalVariable, SharedVariable, Symbol, VariableLists},
 };
-use crate::ptx::ast::{Linkage, Module, Space, Variable};
+use crate::ptx::ast::{Linkage, Space, Variable};
 
 /// An error about a declaration.
 pub(super) fn declaration_error(variable: &Variable, function: &str, reason: impl Into<String>) -> CompileError {
@@ -27,10 +27,11 @@ fn small(variable: &Variable, function: &str, what: &str) -> Result<u32, Compile
 }
 
 /// Puts a module-scope variable, or a function-scope one of the same spaces, into the module's lists.
-pub(super) fn module_symbol(
+pub(super) fn module_variable(
     variable: &Variable,
-    symbols: &mut ModuleSymbols,
+    symbols: &mut VariableLists,
     function: &str,
+    module: u32,
 ) -> Result<Symbol, CompileError> {
     match variable.space {
         Space::Shared => {
@@ -55,6 +56,8 @@ pub(super) fn module_symbol(
             }
             symbols.variables.push(GlobalVariable {
                 name: variable.name.clone(),
+                module,
+                is_visible: variable.linkage != Linkage::Private,
                 is_const: variable.space == Space::Const,
                 is_extern: variable.linkage == Linkage::Extern,
                 is_managed: variable.managed,
@@ -69,18 +72,6 @@ pub(super) fn module_symbol(
         Space::Texture => Err(declaration_error(variable, function, "textures are not modelled")),
         other => Err(declaration_error(variable, function, format!("a variable of space {other:?} cannot stand here"))),
     }
-}
-
-/// The variables of one module.
-pub(super) fn module_symbols(module: &Module, symbols: &mut ModuleSymbols) -> Result<(), CompileError> {
-    for variable in &module.variables {
-        if variable.ty == crate::ptx::ast::Type::Opaque {
-            return Err(declaration_error(variable, "module", "textures, samplers and surfaces are not modelled"));
-        }
-        let symbol = module_symbol(variable, symbols, "module")?;
-        symbols.names.insert(variable.name.clone(), symbol);
-    }
-    Ok(())
 }
 
 /// The layout of a kernel's parameters.
@@ -106,16 +97,19 @@ pub(super) fn kernel_params(params: &[Variable], function: &str) -> Result<(Vec<
 
 impl Builder<'_> {
     /// Declares a variable inside a function.
-    pub(super) fn declare(&mut self, variable: &Variable, extra: &mut ModuleSymbols) -> Result<(), CompileError> {
+    pub(super) fn declare(&mut self, variable: &Variable, extra: &mut VariableLists) -> Result<(), CompileError> {
         let symbol = match variable.space {
             Space::Register => return self.declare_registers(variable),
             Space::Local | Space::Param => {
                 let bytes = small(variable, self.function, "local memory")?;
+                if variable.space == Space::Local {
+                    self.local_variables = self.local_variables.saturating_add(bytes);
+                }
                 Symbol::Frame { offset: self.reserve_local(bytes, variable.align), bytes }
             }
             Space::Shared | Space::Global | Space::Const => {
                 // The lists of the module are shared by its functions: numbers go on behind those of module scope.
-                module_symbol(variable, extra, self.function)?
+                module_variable(variable, extra, self.function, self.module.number)?
             }
             Space::Special | Space::Texture => {
                 return Err(declaration_error(variable, self.function, "this space is not modelled"));
@@ -128,6 +122,7 @@ impl Builder<'_> {
     pub(super) fn reserve_local(&mut self, bytes: u32, align: u32) -> u32 {
         let offset = self.local_bytes.next_multiple_of(align.max(1));
         self.local_bytes = offset + bytes;
+        self.frame_bytes = self.frame_bytes.max(self.local_bytes);
         offset
     }
 

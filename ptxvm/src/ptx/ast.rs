@@ -93,6 +93,10 @@ pub enum Type {
     E5m2,
     E4m3x2,
     E5m2x2,
+    E2m1x2,
+    E2m3x2,
+    E3m2x2,
+    Ue8m0x2,
     U16x2,
     S16x2,
     U8x4,
@@ -371,6 +375,10 @@ impl Type {
             "e5m2" => Self::E5m2,
             "e4m3x2" => Self::E4m3x2,
             "e5m2x2" => Self::E5m2x2,
+            "e2m1x2" => Self::E2m1x2,
+            "e2m3x2" => Self::E2m3x2,
+            "e3m2x2" => Self::E3m2x2,
+            "ue8m0x2" => Self::Ue8m0x2,
             "u16x2" => Self::U16x2,
             "s16x2" => Self::S16x2,
             "u8x4" => Self::U8x4,
@@ -386,8 +394,17 @@ impl Type {
         match self {
             Self::Pred | Self::B1 => 1,
             Self::U4 | Self::S4 => 4,
-            Self::B8 | Self::U8 | Self::S8 | Self::E4m3 | Self::E5m2 => 8,
-            Self::B16 | Self::U16 | Self::S16 | Self::F16 | Self::Bf16 | Self::E4m3x2 | Self::E5m2x2 => 16,
+            Self::B8 | Self::U8 | Self::S8 | Self::E4m3 | Self::E5m2 | Self::E2m1x2 => 8,
+            Self::B16
+            | Self::U16
+            | Self::S16
+            | Self::F16
+            | Self::Bf16
+            | Self::E4m3x2
+            | Self::E5m2x2
+            | Self::E2m3x2
+            | Self::E3m2x2
+            | Self::Ue8m0x2 => 16,
             Self::B32 | Self::U32 | Self::S32 | Self::F32 | Self::Tf32 => 32,
             Self::F16x2 | Self::Bf16x2 | Self::U16x2 | Self::S16x2 | Self::U8x4 | Self::S8x4 => 32,
             Self::B64 | Self::U64 | Self::S64 | Self::F64 | Self::F32x2 | Self::Opaque => 64,

@@ -88,7 +88,7 @@ impl Finding {
             at.block = place.block;
             at.thread = place.thread;
             if let Some(kernel) = &source.kernel {
-                at.quote(&kernel.program.text);
+                at.quote(kernel.program.quoted(place.text, place.line));
             }
         }
         let kind = match fault.finding {
@@ -101,9 +101,9 @@ impl Finding {
 }
 
 impl Spot {
-    /// Quotes the lines of the PTX text and of the source file.
-    pub(crate) fn quote(&mut self, ptx: &str) {
-        if let Some(line) = (self.line as usize).checked_sub(1).and_then(|line| ptx.lines().nth(line)) {
+    /// Quotes the line of the PTX text, and that of the source file.
+    pub(crate) fn quote(&mut self, line: Option<&str>) {
+        if let Some(line) = line {
             self.text = line.trim().to_owned();
         }
         self.source_text = self.source.as_ref().and_then(|(file, line)| source_line(file, *line));

@@ -53,6 +53,7 @@ void order(void);
 void graphs(void);
 void pools(void);
 void several(void);
+void leaving(void);
 void fault(const char *kind);
 
 #endif

@@ -232,13 +232,33 @@ static const char *text_of(const char *path) {
     return text;
 }
 
+static CUdeviceptr kept;
+
+/* Runs when values of the thread have been destroyed already, and the driver has not ended yet. */
+static void leave(void) {
+    CUcontext now = NULL;
+    unsigned word = 0;
+    if (cuCtxGetCurrent(&now) != SUCCESS || now == NULL || cuMemcpyDtoH_v2(&word, kept + 4, 4) != SUCCESS || word != 1 ||
+        cuMemFree_v2(kept) != SUCCESS || cuDevicePrimaryCtxRelease_v2(0) != SUCCESS) {
+        fprintf(stderr, "a call while the program ends has failed\n");
+        _exit(1);
+    }
+}
+
+/* Objects of C++ and modules of Python give back what they hold when the program ends. */
+void leaving(void) {
+    start();
+    kept = numbers(4);
+    CHECK(atexit(leave) == 0);
+}
+
 int main(int count, char **arguments) {
     const struct {
         const char *name;
         void (*run)(void);
     } subjects[] = {{"devices", devices}, {"contexts", contexts}, {"procs", procs},     {"memory", memory},
                     {"modules", modules}, {"launches", launches}, {"say", say},         {"streams", streams},
-                    {"order", order},     {"graphs", graphs},     {"pools", pools},     {"several", several}};
+                    {"order", order},     {"graphs", graphs},     {"pools", pools},     {"several", several}, {"leaving", leaving}};
     if (count >= 3) {
         kernels = text_of(arguments[1]);
         if (count == 4 && strcmp(arguments[2], "fault") == 0) {

@@ -58,6 +58,9 @@ def device_numbers(values, kind=c_uint):
     pointer = c_uint64()
     call("cuMemAlloc", byref(pointer), c_size_t(sizeof(host)))
     call("cuMemcpyHtoD", pointer, host, c_size_t(sizeof(host)))
+    # A copy from pageable memory may return while its last part is under way in the legacy stream, which streams made
+    # with CU_STREAM_NON_BLOCKING do not wait for.
+    call("cuStreamSynchronize", None)
     return pointer
 
 

@@ -91,6 +91,7 @@ impl State {
     fn launch_graph(&mut self, handle: Handle, stream: Handle) -> Outcome<(Handle, super::super::engine::CommandId)> {
         let executable = self.executable(handle)?;
         let (plan, last) = (executable.plan.clone(), executable.last.clone());
+        let flags = executable.flags;
         executable.launches += 1;
         let launches = executable.launches;
         let stream = self.resolve_stream(stream)?;
@@ -101,7 +102,12 @@ impl State {
             return Err(Status::StreamCaptureUnsupported.because(reason));
         }
         let nothing = |_| (None, Work::Always(Box::new(|_| ())));
-        let begin = self.enqueue(stream, &last.into_iter().collect::<Vec<_>>(), nothing)?;
+        let left = self.allocate_again(&plan, flags)?;
+        let mut begin = self.enqueue(stream, &last.into_iter().collect::<Vec<_>>(), nothing)?;
+        for base in left {
+            self.issue(stream, Operation::Free(base))?;
+            begin = self.enqueue(stream, &[], nothing)?;
+        }
         let id = self.stream(stream)?.id;
         let context = self.stream(stream)?.context;
         let priority = self.stream(stream)?.priority;
@@ -145,7 +151,6 @@ impl State {
                     self.submit(context, run.priority, point, &after, nothing)?
                 }
                 // Memory of a graph keeps its address, so it stays allocated between launches.
-                (Operation::Free(_), _) => self.submit(context, run.priority, point, &after, nothing)?,
                 (operation, _) => {
                     let mut moment = None;
                     for part in operation.parts() {
@@ -241,7 +246,9 @@ entries! { list:
         let objects = {
             let mut state = lock();
             state.executable(executable)?;
-            state.executables.remove(&executable).map(|executable| executable.user_objects)
+            let objects = state.executables.remove(&executable).map(|executable| executable.user_objects);
+            state.release_graph_memory();
+            objects
         };
         release_objects(objects.unwrap_or_default());
         Ok(())

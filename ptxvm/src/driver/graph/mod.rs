@@ -2,6 +2,7 @@
 
 mod dot;
 pub(super) mod executable;
+mod memory;
 mod node_params;
 pub(super) mod nodes;
 pub(super) mod update;
@@ -283,7 +284,9 @@ entries! { list_own:
             if state.graph(graph)?.owned {
                 return Err(Status::InvalidValue.because("the graph belongs to a child graph node"));
             }
-            state.remove_graph(graph)
+            let objects = state.remove_graph(graph);
+            state.release_graph_memory();
+            objects
         };
         release_objects(objects);
         Ok(())

@@ -2,8 +2,9 @@
 
 use super::super::graph::{executable, nodes as graph_nodes, update as graph_update};
 use super::super::types::{FillNode, KernelNodeV1, UpdateResult};
-use super::super::{capture, event, graph, memory};
+use super::super::{capture, copy, event, fill, graph, memory, pool};
 use super::*;
+use crate::memory::Memory;
 
 /// Thread-local captures do not disturb other tests.
 const THREAD_LOCAL: u32 = 1;
@@ -174,4 +175,72 @@ fn a_child_graph_is_a_copy_that_runs_between_its_neighbours() {
     let mut kind = 0;
     ok(graph::cuGraphNodeGetType(b, out(&mut kind)));
     assert_eq!(kind, 4);
+}
+
+/// A captured graph that allocates, fills and, if asked to, frees; and where its memory is.
+fn allocating(frees: bool) -> (Handle, u64) {
+    let (mut stream, mut graph, mut pointer) = (Handle::NULL, Handle::NULL, 0);
+    ok(stream::cuStreamCreate(out(&mut stream), 1));
+    ok(capture::cuStreamBeginCapture_v2(stream, THREAD_LOCAL));
+    ok(pool::cuMemAllocAsync(out(&mut pointer), 4096, stream));
+    ok(fill::cuMemsetD8Async(pointer, 7, 4096, stream));
+    if frees {
+        ok(pool::cuMemFreeAsync(pointer, stream));
+    }
+    ok(capture::cuStreamEndCapture(stream, out(&mut graph)));
+    (graph, pointer)
+}
+
+#[test]
+fn memory_of_a_graph_is_there_from_its_allocation_to_its_free_in_every_launch() {
+    let world = World::new();
+    let stream = world.stream(1);
+    let (graph, pointer) = allocating(true);
+    let mut instance = Handle::NULL;
+    ok(executable::cuGraphInstantiateWithFlags(out(&mut instance), graph, 0));
+    for _ in 0..3 {
+        ok(executable::cuGraphLaunch(instance, stream));
+        ok(stream::cuStreamSynchronize(stream));
+        assert!(Memory::global().find(pointer).is_none(), "freed");
+        let mut word = 0u32;
+        fails(copy::cuMemcpyDtoH_v2(std::ptr::from_mut(&mut word).cast(), pointer, 4), Status::InvalidValue);
+    }
+    // Nobody else gets the addresses while the graph may be launched again.
+    let others: Vec<u64> = (0..100).map(|_| world.numbers(&[0; 1024])).collect();
+    assert!(!others.contains(&pointer));
+    ok(executable::cuGraphLaunch(instance, stream));
+    ok(stream::cuStreamSynchronize(stream));
+    ok(graph::cuGraphDestroy(graph));
+    ok(executable::cuGraphExecDestroy(instance));
+    fails(memory::cuMemFree_v2(pointer), Status::InvalidValue);
+}
+
+#[test]
+fn memory_that_a_graph_leaves_is_the_programs_to_free_before_the_next_launch() {
+    let world = World::new();
+    let stream = world.stream(1);
+    let (graph, pointer) = allocating(false);
+    let (mut plain, mut automatic) = (Handle::NULL, Handle::NULL);
+    ok(executable::cuGraphInstantiateWithFlags(out(&mut plain), graph, 0));
+    for _ in 0..2 {
+        ok(executable::cuGraphLaunch(plain, stream));
+        ok(stream::cuStreamSynchronize(stream));
+        assert_eq!(world.read(pointer, 1), [0x0707_0707]);
+        fails(executable::cuGraphLaunch(plain, stream), Status::InvalidValue);
+        ok(pool::cuMemFreeAsync(pointer, stream));
+        ok(stream::cuStreamSynchronize(stream));
+        assert!(Memory::global().find(pointer).is_none());
+        fails(memory::cuMemFree_v2(pointer), Status::InvalidValue);
+    }
+    ok(executable::cuGraphExecDestroy(plain));
+    // CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH.
+    ok(executable::cuGraphInstantiateWithFlags(out(&mut automatic), graph, 1));
+    for _ in 0..2 {
+        ok(executable::cuGraphLaunch(automatic, stream));
+        ok(stream::cuStreamSynchronize(stream));
+        assert_eq!(world.read(pointer, 1), [0x0707_0707]);
+    }
+    ok(memory::cuMemFree_v2(pointer));
+    ok(executable::cuGraphExecDestroy(automatic));
+    ok(graph::cuGraphDestroy(graph));
 }

@@ -1,7 +1,7 @@
 //! Memory, copies, fills and pools.
 
-use super::super::types::{Copy2D, memory_type};
-use super::super::{copy, fill, host_memory, memory, pointer, pool};
+use super::super::types::{AccessDescription, AllocationProperties, Copy2D, Location, memory_type};
+use super::super::{copy, fill, host_memory, memory, pointer, pool, virtual_memory};
 use super::*;
 
 #[test]
@@ -137,4 +137,105 @@ fn host_memory_is_registered_once() {
     ok(host_memory::cuMemHostGetDevicePointer_v2(out(&mut device), address, 0));
     assert_eq!(device, buffer.as_ptr() as u64);
     ok(host_memory::cuMemHostUnregister(address));
+}
+
+/// Calls itself as often as it is told, with 64 bytes of its own each time.
+const RECURSES: &str = "
+.version 8.0
+.target sm_80
+.address_size 64
+.func down(.param .b32 n) { .local .align 16 .b8 x[64]; .reg .b32 %n; .reg .pred %p; ld.param.u32 %n, [n];
+  setp.eq.u32 %p, %n, 0; @%p bra E; sub.u32 %n, %n, 1; { .param .b32 m; st.param.b32 [m], %n; call.uni down, (m); } E: ret; }
+.visible .entry dive(.param .u32 n) { .local .align 16 .b8 y[16]; .reg .b32 %n; ld.param.u32 %n, [n];
+  { .param .b32 m; st.param.b32 [m], %n; call.uni down, (m); } ret; }";
+
+#[test]
+fn the_stack_limit_is_kept_and_what_is_beyond_it_is_a_stack_error() {
+    let world = World::new();
+    let (mut held, mut function, mut size, mut local) = (Handle::NULL, Handle::NULL, 0, 0);
+    let text = CString::new(RECURSES).expect("no NUL inside");
+    ok(module::cuModuleLoadData(out(&mut held), In::from(text.as_ptr().cast())));
+    ok(module::cuModuleGetFunction(out(&mut function), held, In::from(c"dive".as_ptr())));
+    // CU_LIMIT_STACK_SIZE is 0, CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES 3.
+    ok(context::cuCtxGetLimit(out(&mut size), 0));
+    assert_eq!(size, 1024);
+    ok(super::super::function::cuFuncGetAttribute(out(&mut local), 3, function));
+    assert_eq!(local, 64 + 16);
+    let dive = |depth: u32| {
+        let params: [Address; 1] = [input(&depth).cast()];
+        ok(launch::cuLaunchKernel(function, 1, 1, 1, 32, 1, 1, 0, Handle::NULL, input(&params[0]), null()));
+        context::cuCtxSynchronize()
+    };
+    ok(dive(5));
+    ok(context::cuCtxSetLimit(0, 64 << 10));
+    ok(dive(200));
+    ok(context::cuCtxSetLimit(0, 1024));
+    fails(dive(200), Status::HardwareStackError);
+    drop(world);
+}
+
+#[test]
+fn memory_is_mapped_into_reserved_addresses_and_stays_what_it_is() {
+    let world = World::new();
+    let properties = AllocationProperties {
+        kind: 1,
+        handle_types: 0,
+        location: Location { kind: Location::DEVICE, id: 0 },
+        security: std::ptr::null_mut(),
+        compression: 0,
+        rdma: 0,
+        usage: 0,
+        reserved: [0; 4],
+    };
+    let access = |flags| AccessDescription { location: properties.location, flags };
+    let (mut granularity, mut base) = (0, 0);
+    ok(virtual_memory::cuMemGetAllocationGranularity(out(&mut granularity), input(&properties), 0));
+    let size = granularity;
+    ok(virtual_memory::cuMemAddressReserve(out(&mut base), 3 * size, 0, 0, 0));
+    let mut chunks = [Handle::NULL; 2];
+    for chunk in &mut chunks {
+        ok(virtual_memory::cuMemCreate(out(chunk), size, input(&properties), 0));
+    }
+    fails(virtual_memory::cuMemMap(base + 3 * size as u64, size, 0, chunks[0], 0), Status::InvalidValue);
+    for (at, chunk) in chunks.iter().enumerate() {
+        ok(virtual_memory::cuMemMap(base + (at * size) as u64, size, 0, *chunk, 0));
+    }
+    fails(virtual_memory::cuMemMap(base, size, 0, chunks[1], 0), Status::InvalidValue);
+    // Without access nobody may use it; the third part has no memory at all.
+    fails(fill::cuMemsetD32_v2(base, 5, 2 * size / 4), Status::InvalidValue);
+    ok(virtual_memory::cuMemSetAccess(base, 2 * size, input(&access(3)), 1));
+    ok(fill::cuMemsetD32_v2(base, 5, 2 * size / 4));
+    fails(fill::cuMemsetD32_v2(base, 5, 2 * size / 4 + 1), Status::InvalidValue);
+    // A kernel works across the border of the two.
+    let border = base + size as u64 - 8;
+    ok(world.step(border, 4, 10, Handle::NULL));
+    assert_eq!(world.read(border, 4), [51; 4]);
+
+    // The second part's memory appears in the third place with what is in it, and where it was nothing is.
+    let (second, third) = (base + size as u64, base + 2 * size as u64);
+    ok(context::cuCtxSynchronize());
+    ok(virtual_memory::cuMemUnmap(second, size));
+    ok(virtual_memory::cuMemMap(third, size, 0, chunks[1], 0));
+    ok(virtual_memory::cuMemSetAccess(third, size, input(&access(3)), 1));
+    assert_eq!(world.read(third, 3), [51, 51, 5]);
+    assert_eq!(world.read(border, 2), [51; 2]);
+    let mut word = 0u32;
+    let to: Opaque = std::ptr::from_mut(&mut word).cast();
+    fails(copy::cuMemcpyDtoH_v2(to, second, 4), Status::InvalidValue);
+    fails(virtual_memory::cuMemAddressFree(base, 3 * size), Status::InvalidValue);
+
+    // Memory that is released lives on while it is mapped.
+    for chunk in chunks {
+        ok(virtual_memory::cuMemRelease(chunk));
+        fails(virtual_memory::cuMemRelease(chunk), Status::InvalidValue);
+    }
+    assert_eq!(world.read(third, 1), [51]);
+    ok(virtual_memory::cuMemUnmap(base, size));
+    ok(virtual_memory::cuMemUnmap(third, size));
+    fails(virtual_memory::cuMemRelease(chunks[0]), Status::InvalidHandle);
+    ok(virtual_memory::cuMemAddressFree(base, 3 * size));
+    fails(virtual_memory::cuMemAddressFree(base, 3 * size), Status::InvalidValue);
+    // The addresses are ordinary ones again.
+    let buffers: Vec<u64> = (0..20).map(|_| world.numbers(&[9; 1 << 18])).collect();
+    assert!(buffers.iter().all(|buffer| world.read(*buffer, 2) == [9, 9]));
 }

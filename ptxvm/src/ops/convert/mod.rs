@@ -7,6 +7,7 @@ mod integers;
 mod narrow;
 mod pack;
 mod reals;
+mod scale;
 
 use super::float::stages::{finish, stage};
 use crate::{

@@ -147,6 +147,9 @@ fn register_of(name: &str) -> Type {
     if name == "e2m1x2" { Type::B8 } else { Type::B16 }
 }
 
+/// Formats that only targets such as `sm_100a` know.
+const OF_FAMILY: [&str; 4] = ["e2m3x2", "e3m2x2", "e2m1x2", "ue8m0x2"];
+
 const SMALL: [&str; 5] = ["e4m3x2", "e5m2x2", "e2m3x2", "e3m2x2", "e2m1x2"];
 
 /// `names` are all modifiers in order; the last two are the types.
@@ -159,7 +162,14 @@ pub(super) fn decode(
     let [.., to, from] = names else { return Err(b.unknown(i)) };
     modifiers.take_any(&[from]);
     modifiers.take_any(&[to]);
+    if [to, from].iter().any(|name| OF_FAMILY.contains(name)) && !b.module.has_family_features(100) {
+        return Err(b.error(i, "it needs a target with features of its own, such as sm_100a or sm_120f"));
+    }
+    if modifiers.take("rs") {
+        return Err(b.error(i, "stochastic rounding is not modelled"));
+    }
     match (*to, *from) {
+        ("ue8m0x2", from) | ("bf16x2", from @ "ue8m0x2") => super::scale::decode(i, b, modifiers, to, from),
         ("f16x2" | "bf16x2", "f32") => packed(i, b, modifiers, *to == "f16x2"),
         ("tf32", "f32") => tf32(i, b, modifiers),
         (small, "f32" | "f16x2") if SMALL.contains(&small) => {

@@ -411,7 +411,6 @@ fn what_is_not_modelled_is_refused_with_its_line() {
         "cp.async.cg.shared.global [%r0], [%rd1], 8;",
         "cp.async.ca.shared.global [%r0], [%rd1], 5;",
         "cvta.shared.u32 %r1, %r2;",
-        "alloca.u64 %rd5, 16;",
     ] {
         let error = compile_error(body);
         let opcode = body.split(['.', ' ']).next().unwrap();
