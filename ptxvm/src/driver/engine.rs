@@ -294,6 +294,16 @@ impl Engine {
         self.lock().faults.get(&context).cloned()
     }
 
+    /// Whether one command is under way and nothing else can happen before it ends: nothing is ready to run beside it, and
+    /// every other thread of the process waits. `workers`: threads that the command runs on.
+    pub(super) fn is_waited_for(&self, workers: usize) -> bool {
+        let inner = self.lock();
+        let quiet = inner.ready.is_empty() && inner.conditional.is_empty() && inner.threads == inner.idle + 1;
+        // Linux tells. Elsewhere it is not known.
+        let threads = || std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count);
+        quiet && inner.waiters > 0 && threads() == inner.threads + inner.waiters + workers.saturating_sub(1)
+    }
+
     /// Forgets the fault of a context that is destroyed.
     pub(super) fn forget(&self, context: u64) {
         let mut inner = self.lock();

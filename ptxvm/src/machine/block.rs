@@ -30,8 +30,8 @@ pub(crate) struct Block {
     pub(crate) warps: Vec<*mut Warp>,
     monitor: Option<Box<dyn Monitor>>,
     order: Vec<usize>,
-    /// Slices in which nothing but waiting happened.
-    pub(crate) idle: u64,
+    /// Operations that a warp runs before another has its turn.
+    pub(crate) slice: u32,
 }
 
 #[derive(Clone, Copy)]
@@ -78,7 +78,7 @@ impl Block {
             warps: Vec::new(),
             monitor: running.watch_block(number),
             order: running.warp_order(number, threads.div_ceil(32) as usize),
-            idle: 0,
+            slice: super::warp::SLICE,
         });
         let pointer: *mut Self = &mut *block;
         let monitor = block.monitor.as_deref_mut().map(std::ptr::NonNull::from);
@@ -88,6 +88,11 @@ impl Block {
             block.warps.push(Box::into_raw(warp));
         }
         block
+    }
+
+    /// Whether memory or barriers have changed since it was last asked; `None`: nobody has watched.
+    pub(crate) fn took_effect(&mut self) -> Option<bool> {
+        self.monitor.as_mut().and_then(|monitor| monitor.took_effect())
     }
 
     /// The block's shared memory.

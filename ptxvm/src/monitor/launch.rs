@@ -160,6 +160,14 @@ impl Monitor for Checker {
 
     fn diverged(&mut self, _warp: &Warp, _taken: u32, _not_taken: u32) {}
 
+    fn changed(&mut self) {
+        self.effect = true;
+    }
+
+    fn took_effect(&mut self) -> Option<bool> {
+        Some(std::mem::take(&mut self.effect))
+    }
+
     fn block_end(&mut self) {
         Checker::block_end(self);
     }

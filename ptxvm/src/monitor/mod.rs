@@ -8,9 +8,11 @@ mod check;
 mod clock;
 mod copies;
 mod gather;
+mod global;
 pub(crate) mod host;
 mod launch;
 mod line;
+mod local;
 mod modes;
 mod pages;
 pub(crate) mod profile;
@@ -126,6 +128,13 @@ pub trait Monitor: Send {
     fn wants_operations(&self) -> bool;
     /// A branch whose lanes part.
     fn diverged(&mut self, warp: &Warp, taken: u32, not_taken: u32);
+    /// An atomic has changed memory (which [`Self::access`] cannot tell).
+    fn changed(&mut self) {}
+    /// Whether anything has changed since this was last asked that the block's warps or others could wait for; `None`:
+    /// that is not known.
+    fn took_effect(&mut self) -> Option<bool> {
+        None
+    }
     /// The block has run to its end.
     fn block_end(&mut self);
 }

@@ -106,7 +106,13 @@ impl Monitor for Both<Box<dyn Monitor>> {
         mbarrier(warp: &Warp, address: u64, event: MbarrierEvent);
         operation(warp: &Warp);
         diverged(warp: &Warp, taken: u32, not_taken: u32);
+        changed();
         block_end();
+    }
+
+    fn took_effect(&mut self) -> Option<bool> {
+        let (first, second) = (self.0.took_effect(), self.1.took_effect());
+        first.or(second)
     }
 
     fn wants_operations(&self) -> bool {

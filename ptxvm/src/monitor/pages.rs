@@ -2,12 +2,11 @@
 
 use super::{clock::Location, line::Line};
 use std::{
+    cell::UnsafeCell,
     collections::HashMap,
+    ops::{Deref, DerefMut},
     ptr,
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicPtr, Ordering},
-    },
+    sync::atomic::{AtomicBool, AtomicPtr, Ordering},
 };
 
 /// Bytes of a page.
@@ -77,7 +76,57 @@ pub(crate) fn pieces(from: u64, bytes: u64) -> impl Iterator<Item = (u64, u64)> 
         .map(move |at| (at, end.min((at / PAGE + 1) * PAGE) - at))
 }
 
-type Page = Mutex<PageState>;
+/// A page and its lock. It is held for the time of one access at most, and hardly ever by two at once, so what counts is
+/// what it costs when it is free: one locked instruction.
+#[derive(Default)]
+struct Page {
+    busy: AtomicBool,
+    state: UnsafeCell<PageState>,
+}
+
+// SAFETY: the state is only reached through a guard, and there is one at a time.
+unsafe impl Sync for Page {}
+
+impl Page {
+    #[inline]
+    fn lock(&self) -> PageGuard<'_> {
+        const LOOKS: u32 = 100;
+        while self.busy.swap(true, Ordering::Acquire) {
+            let mut looks = 0;
+            while self.busy.load(Ordering::Relaxed) {
+                looks += 1;
+                if looks < LOOKS { std::hint::spin_loop() } else { std::thread::yield_now() }
+            }
+        }
+        PageGuard(self)
+    }
+}
+
+/// A page that is locked until this is dropped.
+pub(crate) struct PageGuard<'a>(&'a Page);
+
+impl Deref for PageGuard<'_> {
+    type Target = PageState;
+
+    fn deref(&self) -> &PageState {
+        // SAFETY: the lock is held.
+        unsafe { &*self.0.state.get() }
+    }
+}
+
+impl DerefMut for PageGuard<'_> {
+    fn deref_mut(&mut self) -> &mut PageState {
+        // SAFETY: the lock is held.
+        unsafe { &mut *self.0.state.get() }
+    }
+}
+
+impl Drop for PageGuard<'_> {
+    fn drop(&mut self) {
+        self.0.busy.store(false, Ordering::Release);
+    }
+}
+
 type Leaf = [AtomicPtr<Page>; FAN];
 type Branch = [AtomicPtr<Leaf>; FAN];
 
@@ -109,12 +158,12 @@ impl Pages {
     }
 
     /// The page that holds an address, locked.
-    pub(crate) fn lock(&self, address: u64) -> MutexGuard<'_, PageState> {
+    pub(crate) fn lock(&self, address: u64) -> PageGuard<'_> {
         let index = |shift: u32| (address >> shift) as usize & (FAN - 1);
         let branch = child(&self.root[index(36)], empty);
         let leaf = child(&branch[index(24)], empty);
         let page = child(&leaf[index(12)], Box::default);
-        page.lock().unwrap_or_else(PoisonError::into_inner)
+        page.lock()
     }
 
     /// See [`PageState::reset`].
