@@ -99,7 +99,10 @@ impl Engine {
     /// The engine of the process.
     pub(super) fn global() -> &'static Arc<Engine> {
         static ENGINE: OnceLock<Arc<Engine>> = OnceLock::new();
-        ENGINE.get_or_init(|| Engine::new(crate::settings::settings().seed.map_or(Policy::Concurrent, Policy::Seeded)))
+        ENGINE.get_or_init(|| {
+            crate::monitor::host::ask_whether_idle(|| Engine::global().lock().nodes.is_empty());
+            Engine::new(crate::settings::settings().seed.map_or(Policy::Concurrent, Policy::Seeded))
+        })
     }
 
     pub(super) fn new(policy: Policy) -> Arc<Engine> {

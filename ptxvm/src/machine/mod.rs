@@ -8,6 +8,8 @@ mod module;
 pub(crate) mod op;
 pub(crate) mod splits;
 mod standstill;
+#[cfg(test)]
+mod tests;
 pub(crate) mod warp;
 mod workers;
 

@@ -345,7 +345,7 @@ impl WarpClock {
 }
 
 /// What has been released at an address of memory.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Location {
     narrow: Option<(u32, Message)>,
     wide: Option<Message>,

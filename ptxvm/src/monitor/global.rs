@@ -26,7 +26,11 @@ impl Checker {
             let number = part.line / PAGE;
             if held.as_ref().is_none_or(|(page, _)| *page != number) {
                 held = None;
-                held = Some((number, launch.pages.lock(part.line)));
+                let page = launch.pages.lock(part.line);
+                if let Some(record) = &launch.record {
+                    record.touches(number, &page);
+                }
+                held = Some((number, page));
             }
             let Some((_, page)) = &mut held else { return };
             let line = (part.line % PAGE / super::pages::LINE) as usize;
@@ -35,6 +39,9 @@ impl Checker {
                 missing = Some(part.line + u64::from((part.mask & !*written).trailing_zeros()));
             }
             if writes {
+                if let Some(record) = &launch.record {
+                    record.writes(part.line, part.mask);
+                }
                 *written |= part.mask;
             }
             released |= page.locations.is_some();
@@ -71,8 +78,8 @@ impl Checker {
     }
 
     fn global_release(&mut self, actor: &Actor, access: &Access<'_>, released: bool) {
-        let pages = self.launch.pages;
-        let clock = &mut self.warps[actor.warp as usize];
+        let Self { launch, warps, .. } = self;
+        let (pages, clock) = (&launch.pages, &mut warps[actor.warp as usize]);
         let how = strong(access);
         if how.acquires || how.releases {
             clock.fence_lanes(access.mask);

@@ -14,8 +14,9 @@ mod launch;
 mod line;
 mod local;
 mod modes;
-mod pages;
+pub(crate) mod pages;
 pub(crate) mod profile;
+mod replay;
 mod shared;
 mod site;
 mod tell;
@@ -24,6 +25,8 @@ mod tests;
 
 pub use modes::{Modes, prepare, set_modes};
 pub(crate) use modes::{begin, is_checked};
+#[cfg(test)]
+pub(crate) use modes::watch_checked;
 pub(crate) use site::{At, Source};
 
 use crate::machine::{Fault, warp::Warp};

@@ -70,6 +70,12 @@ pub(crate) fn begin(launch: &Launch) -> Option<Arc<dyn LaunchWatch>> {
     }
 }
 
+/// Whoever watches a launch in checked mode.
+#[cfg(test)]
+pub(crate) fn watch_checked(launch: &Launch) -> Arc<dyn LaunchWatch> {
+    Arc::new(CheckedLaunch::new(launch))
+}
+
 /// Two who watch.
 struct Both<T>(T, T);
 

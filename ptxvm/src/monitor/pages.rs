@@ -6,7 +6,10 @@ use std::{
     collections::HashMap,
     ops::{Deref, DerefMut},
     ptr,
-    sync::atomic::{AtomicBool, AtomicPtr, Ordering},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicPtr, Ordering},
+    },
 };
 
 /// Bytes of a page.
@@ -16,7 +19,7 @@ pub(crate) const LINE: u64 = 128;
 const LINES: usize = (PAGE / LINE) as usize;
 
 /// What is known of a page.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct PageState {
     pub(crate) lines: [Line; LINES],
     /// Bytes that have been written, a bit each, line by line.
@@ -78,7 +81,6 @@ pub(crate) fn pieces(from: u64, bytes: u64) -> impl Iterator<Item = (u64, u64)> 
 
 /// A page and its lock. It is held for the time of one access at most, and hardly ever by two at once, so what counts is
 /// what it costs when it is free: one locked instruction.
-#[derive(Default)]
 struct Page {
     busy: AtomicBool,
     state: UnsafeCell<PageState>,
@@ -144,17 +146,26 @@ fn empty<T>() -> Box<[AtomicPtr<T>; FAN]> {
 /// All pages of the process. Pages are made when they are first touched and stay.
 pub(crate) struct Pages {
     root: Box<[AtomicPtr<Branch>; FAN]>,
+    /// What a page is when it is first touched.
+    start: Option<Start>,
 }
+
+type Start = Box<dyn Fn(u64) -> PageState + Send + Sync>;
 
 impl Pages {
     pub(crate) fn new() -> Self {
-        Self { root: empty() }
+        Self { root: empty(), start: None }
+    }
+
+    /// Pages that start as `start` says.
+    pub(crate) fn over(start: impl Fn(u64) -> PageState + Send + Sync + 'static) -> Self {
+        Self { root: empty(), start: Some(Box::new(start)) }
     }
 
     /// The process's.
-    pub(crate) fn global() -> &'static Self {
-        static GLOBAL: std::sync::OnceLock<Pages> = std::sync::OnceLock::new();
-        GLOBAL.get_or_init(Self::new)
+    pub(crate) fn global() -> &'static Arc<Self> {
+        static GLOBAL: OnceLock<Arc<Pages>> = OnceLock::new();
+        GLOBAL.get_or_init(|| Arc::new(Self::new()))
     }
 
     /// The page that holds an address, locked.
@@ -162,7 +173,10 @@ impl Pages {
         let index = |shift: u32| (address >> shift) as usize & (FAN - 1);
         let branch = child(&self.root[index(36)], empty);
         let leaf = child(&branch[index(24)], empty);
-        let page = child(&leaf[index(12)], Box::default);
+        let page = child(&leaf[index(12)], || {
+            let state = self.start.as_ref().map_or_else(PageState::default, |start| start(address / PAGE * PAGE));
+            Box::new(Page { busy: AtomicBool::new(false), state: UnsafeCell::new(state) })
+        });
         page.lock()
     }
 

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 const TEXT: &str = ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k()\n{\n.reg .b32 %r<4>;\n\
     bar.sync 0;\nbar.sync 0;\nbar.sync 1, 64;\nbar.sync 0;\nbar.sync 0;\nbar.sync 0;\nbar.sync 0;\nbar.sync 0;\nret;\n}\n";
 
-static ALONE: Mutex<()> = Mutex::new(());
+pub(super) static ALONE: Mutex<()> = Mutex::new(());
 
 /// Blocks of two or four warps under a checker each, and what they found.
 struct World {
@@ -46,8 +46,8 @@ impl World {
             order: Some(order),
             seed: Some(7),
         });
-        static PAGES: std::sync::OnceLock<Pages> = std::sync::OnceLock::new();
-        Arc::new(LaunchChecker::new(source, PAGES.get_or_init(Pages::new)))
+        static PAGES: std::sync::OnceLock<Arc<Pages>> = std::sync::OnceLock::new();
+        Arc::new(LaunchChecker::new(source, PAGES.get_or_init(|| Arc::new(Pages::new())).clone()))
     }
 
     /// A range of global memory that no other test uses; `written`: its contents are defined.

@@ -7,6 +7,8 @@
 
 mod packed;
 mod sweep;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use packed::Packed;
 
