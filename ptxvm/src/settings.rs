@@ -236,7 +236,10 @@ mod tests {
             ("PTXVM_DRIVER", "9"),
         ]);
         let variables: Vec<&str> = settings.problems.iter().map(|problem| problem.variable).collect();
-        assert_eq!(variables, ["PTXVM_DEVICE", "PTXVM_MODE", "PTXVM_SEED", "PTXVM_SHRINK", "PTXVM_LOG", "PTXVM_DRIVER"]);
+        assert_eq!(
+            variables,
+            ["PTXVM_DEVICE", "PTXVM_MODE", "PTXVM_SEED", "PTXVM_SHRINK", "PTXVM_LOG", "PTXVM_DRIVER"]
+        );
         assert!(settings.problems[0].to_string().contains("no card is called 'voodoo2'; known are h100"));
     }
 

@@ -210,10 +210,12 @@ impl Grid<'_> {
                 After::Goes(resident)
             }
             Round::Spinning => {
-                if resident.block.took_effect() != Some(false) {
+                if resident.block.took_effect() == Some(false) {
+                    resident.standstill.look(&resident.block, self.changes.load(Ordering::Relaxed));
+                } else {
+                    resident.standstill = Standstill::default();
                     self.changes.fetch_add(1, Ordering::Relaxed);
                 }
-                resident.standstill.look(&resident.block, self.changes.load(Ordering::Relaxed));
                 After::Waits(resident)
             }
             Round::Fault => {
@@ -233,7 +235,7 @@ impl Grid<'_> {
         }
         // One more, since zero says that nothing has been found yet.
         self.still[worker as usize].store(changes + 1, Ordering::SeqCst);
-        let same = |still: &AtomicU64| matches!(still.load(Ordering::SeqCst), u64::MAX) || still.load(Ordering::SeqCst) == changes + 1;
+        let same = |still: &AtomicU64| [u64::MAX, changes + 1].contains(&still.load(Ordering::SeqCst));
         self.still.iter().all(same)
             && self.changes.load(Ordering::SeqCst) == changes
             && alone(self.working.load(Ordering::Relaxed))
@@ -262,10 +264,12 @@ impl Grid<'_> {
         let count = self.running.count();
         let started = self.next.load(Ordering::Relaxed).min(count);
         let what = match seconds {
-            Some(seconds) => format!(
-                "for {seconds:.0} s every block under way has done nothing but wait for memory to change"
-            ),
-            None => "every block under way waits for memory to change, and nothing is left that could change it".to_owned(),
+            Some(seconds) => {
+                format!("for {seconds:.0} s every block under way has done nothing but wait for memory to change")
+            }
+            None => {
+                "every block under way waits for memory to change, and nothing is left that could change it".to_owned()
+            }
         };
         let message = format!("{what} ({started} of {count} blocks have been started)");
         let mut fault = Fault::new(FaultKind::Deadlock, "deadlock", message);

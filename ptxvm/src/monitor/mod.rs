@@ -23,10 +23,10 @@ mod tell;
 #[cfg(test)]
 mod tests;
 
-pub use modes::{Modes, prepare, set_modes};
-pub(crate) use modes::{begin, is_checked};
 #[cfg(test)]
 pub(crate) use modes::watch_checked;
+pub use modes::{Modes, prepare, set_modes};
+pub(crate) use modes::{begin, is_checked};
 pub(crate) use site::{At, Source};
 
 use crate::machine::{Fault, warp::Warp};

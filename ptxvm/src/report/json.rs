@@ -41,8 +41,7 @@ fn finding(finding: &Finding) -> Value {
     map.insert("seed".into(), json!(finding.seed));
     if let Some(shrunk) = &finding.shrunk {
         let Shrunk { numbers, blocks, of, grid, seed, runs } = shrunk;
-        let value =
-            json!({ "numbers": numbers, "blocks": blocks, "of": of, "grid": grid, "seed": seed, "runs": runs });
+        let value = json!({ "numbers": numbers, "blocks": blocks, "of": of, "grid": grid, "seed": seed, "runs": runs });
         map.insert("shrunk".into(), value);
     }
     if let Some(other) = &finding.other {

@@ -130,12 +130,10 @@ impl Search<'_> {
             order: Some(launch.order.clone()),
             seed: trial.seed,
         });
-        let record = Arc::new(self.record.again());
         let mut checker = LaunchChecker::new(source, Arc::new(self.record.shadow()));
-        checker.apart(findings.clone(), record.clone());
+        checker.apart(findings.clone(), Arc::new(self.record.again()));
         // A fault is a finding too.
         let _ = run_watched(&launch, Some(Arc::new(CheckedLaunch::of(checker, &launch))));
-        self.record.take_over(&record);
         findings.list().iter().any(|found| found.is_like(self.finding))
     }
 
@@ -181,27 +179,19 @@ impl Search<'_> {
 
     /// Leaves out as many blocks as can be: halves, quarters, … down to single ones.
     fn fewer(&mut self, trial: &Trial, mut blocks: Vec<u64>) -> Vec<u64> {
-        let mut size = blocks.len().div_ceil(2);
-        while size > 0 && blocks.len() > 1 {
+        let mut size = blocks.len() / 2;
+        while size > 0 {
             let mut at = 0;
-            let mut less = false;
-            while at < blocks.len() && blocks.len() > 1 {
+            while at < blocks.len() {
                 let end = (at + size).min(blocks.len());
                 let rest: Vec<u64> = blocks[..at].iter().chain(&blocks[end..]).copied().collect();
-                let part = blocks[at..end].to_vec();
                 if !rest.is_empty() && self.shows(&Trial { blocks: Some(rest.clone()), ..trial.clone() }) {
-                    (blocks, less) = (rest, true);
-                } else if part.len() < blocks.len() && size > 1 && self.shows(&Trial { blocks: Some(part.clone()), ..trial.clone() }) {
-                    (blocks, less) = (part, true);
-                    break;
+                    blocks = rest;
                 } else {
                     at = end;
                 }
             }
-            size = if less { size.min(blocks.len().div_ceil(2)) } else { size / 2 };
-            if blocks.len() == 1 || size == 1 && !less && blocks.len() <= 2 {
-                break;
-            }
+            size /= 2;
         }
         blocks
     }
@@ -223,9 +213,10 @@ impl Search<'_> {
         let grid = self.launch.grid;
         let mut sizes = vec![[1, 1, 1], [2, 1, 1], [1, 2, 1], [2, 2, 1]];
         if let Some(blocks) = &trial.blocks {
-            let around = blocks.iter().map(|block| self.index(*block)).fold([1; 3], |around: [u32; 3], index| {
-                std::array::from_fn(|axis| around[axis].max(index[axis] + 1))
-            });
+            let around = blocks
+                .iter()
+                .map(|block| self.index(*block))
+                .fold([1; 3], |around: [u32; 3], index| std::array::from_fn(|axis| around[axis].max(index[axis] + 1)));
             sizes.push(around);
         }
         let all = self.launch.blocks();

@@ -12,14 +12,18 @@ use std::{
 const LINES: usize = (PAGE / LINE) as usize;
 
 /// Some bytes of a page.
-#[derive(Clone)]
 struct Kept {
     masks: [u128; LINES],
     bytes: Box<[u8; PAGE as usize]>,
 }
 
+/// Whether there still is an allocation where bytes of a line were written.
+fn is_memory(line: u64, mask: u128) -> bool {
+    Memory::global().find(line + u64::from(mask.trailing_zeros())).is_some()
+}
+
 /// Bytes of global memory, as they were at some time.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub(super) struct Bytes(HashMap<u64, Kept>);
 
 impl Bytes {
@@ -43,7 +47,7 @@ impl Bytes {
         for (page, kept) in &self.0 {
             for (number, mask) in kept.masks.iter().enumerate().filter(|(_, mask)| **mask != 0) {
                 let line = page + number as u64 * LINE;
-                if Memory::global().find(line).is_some() {
+                if is_memory(line, *mask) {
                     now.keep(line, *mask);
                 }
             }
@@ -56,7 +60,7 @@ impl Bytes {
         for (page, kept) in &self.0 {
             for (number, mask) in kept.masks.iter().enumerate().filter(|(_, mask)| **mask != 0) {
                 let line = page + number as u64 * LINE;
-                if Memory::global().find(line).is_none() {
+                if !is_memory(line, *mask) {
                     continue;
                 }
                 for byte in (0..LINE).filter(|byte| mask >> byte & 1 != 0) {
@@ -76,7 +80,9 @@ impl Bytes {
             Memory::global().find(at).is_some_and(|found| matches!(found.kind, HostRegistered | Managed | Pinned))
         };
         self.0.iter().any(|(page, kept)| {
-            lines(*page, PAGE).zip(&kept.masks).any(|((line, _), mask)| *mask != 0 && seen(line))
+            lines(*page, PAGE)
+                .zip(&kept.masks)
+                .any(|((line, _), mask)| *mask != 0 && seen(line + u64::from(mask.trailing_zeros())))
         })
     }
 }
@@ -86,8 +92,8 @@ impl Bytes {
 pub(crate) struct Record {
     /// The shadow of each page that has been touched, before.
     pages: Mutex<HashMap<u64, PageState>>,
-    /// The bytes that have been written, before.
-    bytes: Mutex<Bytes>,
+    /// The bytes that have been written, before; all runs of a launch add to them.
+    bytes: Arc<Mutex<Bytes>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -112,12 +118,7 @@ impl Record {
 
     /// A record of another run of the launch: it adds to the bytes that have to be put back.
     pub(super) fn again(&self) -> Self {
-        Self { pages: Mutex::default(), bytes: Mutex::new(self.bytes().clone()) }
-    }
-
-    /// Takes over the bytes that another run has added.
-    pub(super) fn take_over(&self, other: &Self) {
-        *self.bytes() = other.bytes().clone();
+        Self { pages: Mutex::default(), bytes: self.bytes.clone() }
     }
 
     /// The shadow of global memory as the launch has found it.

@@ -153,14 +153,7 @@ impl SharedShadow {
     }
 
     #[inline]
-    fn read(
-        &mut self,
-        clock: &WarpClock,
-        access: &SharedAccess,
-        word: usize,
-        mine: Packed,
-        hits: &mut Vec<Hit>,
-    ) {
+    fn read(&mut self, clock: &WarpClock, access: &SharedAccess, word: usize, mine: Packed, hits: &mut Vec<Hit>) {
         let old = Packed(self.write[word]);
         let seen = old.clock() <= clock.bound[old.warp() as usize];
         if !seen && (old.0 ^ mine.0) & OWN != 0 {

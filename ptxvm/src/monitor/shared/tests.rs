@@ -39,7 +39,13 @@ impl Block {
     }
 
     /// What either way finds: kind, place, and whether it is a write that it is in conflict with.
-    fn access(&mut self, one: SharedAccess, how: How, mask: u32, addresses: &[u64; 32]) -> [Vec<(Wrong, u32, bool)>; 2] {
+    fn access(
+        &mut self,
+        one: SharedAccess,
+        how: How,
+        mask: u32,
+        addresses: &[u64; 32],
+    ) -> [Vec<(Wrong, u32, bool)>; 2] {
         let clock = &self.clocks[one.warp as usize];
         let mut hits = [Vec::new(), Vec::new()];
         self.at_once.access(clock, one, how, (mask, addresses), &mut hits[0]);

@@ -1,6 +1,6 @@
 //! What the host forgets to order.
 
-use super::{host, Mutant};
+use super::{Mutant, host};
 use crate::mutants::scenarios::*;
 
 pub(super) const HOST: &[Mutant] = &[

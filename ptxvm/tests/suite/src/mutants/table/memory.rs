@@ -1,6 +1,6 @@
 //! Addresses that are not the program's, and bytes that nobody has written.
 
-use super::{host, source, Mutant};
+use super::{Mutant, host, source};
 use crate::mutants::scenarios::*;
 
 pub(super) const ADDRESSES: &[Mutant] = &[
@@ -58,6 +58,7 @@ pub(super) const ADDRESSES: &[Mutant] = &[
     host("freed_twice_on_a_stream", FREED_ONCE_ASYNC, "a second free on the stream", "double-free"),
     host("pinned_memory_freed_twice", PINNED_ONCE, "a second free of pinned memory", "double-free"),
     host("never_freed", LEAK, "no free", "leak"),
+    host("never_freed_with_a_live_context", LEAK_ALIVE, "no free, and the context stays", "leak"),
     host("never_freed_on_the_stream", LEAK_ASYNC, "no free on the stream", "leak"),
     host("pinned_memory_never_freed", LEAK_PINNED, "no free of pinned memory", "leak"),
     host("managed_memory_never_freed", LEAK_MANAGED, "no free of managed memory", "leak"),

@@ -1,6 +1,6 @@
 //! Slower programs, told by a counter.
 
-use super::{profile, Mutant};
+use super::{Mutant, profile};
 use crate::mutants::scenarios::*;
 
 pub(super) const PROFILES: &[Mutant] = &[

@@ -1,6 +1,6 @@
 //! Races in shared memory and between blocks.
 
-use super::{host, source, Mutant};
+use super::{Mutant, host, source};
 use crate::mutants::scenarios::*;
 
 pub(super) const SHARED_RACES: &[Mutant] = &[

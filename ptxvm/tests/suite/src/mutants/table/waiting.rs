@@ -1,6 +1,6 @@
 //! Barriers, copies that are waited for, and lanes that wait for one another.
 
-use super::{source, Mutant};
+use super::{Mutant, source};
 use crate::mutants::scenarios::*;
 
 pub(super) const BARRIERS: &[Mutant] = &[
