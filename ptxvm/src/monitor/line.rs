@@ -176,8 +176,8 @@ impl Line {
             self.crowd = None;
         }
         let fresh = [self.noted[0] & note.mask[0], self.noted[1] & note.mask[1]] == [0, 0];
-        self.noted = [self.noted[0] | note.mask[0], self.noted[1] | note.mask[1]];
         if fresh {
+            self.noted = [self.noted[0] | note.mask[0], self.noted[1] | note.mask[1]];
             // Nobody has accessed these bytes. The latest note may be of this very instruction.
             match (&mut self.first, self.more.last_mut()) {
                 (first @ None, _) => *first = Some(*note),
@@ -223,6 +223,7 @@ impl Line {
         if emptied {
             self.cut(0, |_| true);
         }
+        self.noted = [self.noted[0] | note.mask[0], self.noted[1] | note.mask[1]];
         if !merged && (note.writes || readers < READERS) {
             match &mut self.first {
                 first @ None => *first = Some(*note),

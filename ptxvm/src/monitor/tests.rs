@@ -364,6 +364,18 @@ fn many_readers_and_a_writer_of_another_block_race() {
 }
 
 #[test]
+fn a_write_that_has_replaced_another_is_seen_by_what_follows() {
+    let mut world = World::new(1);
+    let base = world.range(4096, true);
+    world.does((0, 0), 1, global(Write, move |lane| base + lane * 4));
+    world.barrier(0);
+    world.does((0, 1), 2, global(Write, move |lane| base + lane * 4));
+    assert!(world.found().is_empty());
+    world.does((0, 2), 3, global(Read, move |lane| base + lane * 4));
+    assert_eq!(world.found(), ["race-global"]);
+}
+
+#[test]
 fn launches_race_unless_streams_order_them() {
     for ordered in [true, false] {
         let mut world = World::new(1);
