@@ -32,6 +32,8 @@ pub struct Settings {
     pub seed: Option<u64>,
     /// `PTXVM_THREADS`: threads that run kernels.
     pub threads: usize,
+    /// `PTXVM_SHRINK`: findings are shrunk to few blocks.
+    pub shrink: bool,
     /// `PTXVM_REPORT`: where the findings go as JSON.
     pub report: Option<PathBuf>,
     /// `PTXVM_LOG`.
@@ -139,6 +141,15 @@ pub fn parse(variable: impl Fn(&str) -> Option<String>) -> Settings {
         Some(threads) => usize::try_from(threads).unwrap_or(usize::MAX).min(1024),
     };
 
+    let shrink = match get("PTXVM_SHRINK").as_deref() {
+        Some("0") | None => false,
+        Some("1") => true,
+        Some(value) => {
+            problem("PTXVM_SHRINK", value, "expected 0 or 1".to_owned());
+            false
+        }
+    };
+
     let log = match get("PTXVM_LOG").as_deref() {
         Some("off" | "none") => LogLevel::Off,
         Some("error") | None => LogLevel::Error,
@@ -166,6 +177,7 @@ pub fn parse(variable: impl Fn(&str) -> Option<String>) -> Settings {
         profile,
         seed,
         threads,
+        shrink,
         report: get("PTXVM_REPORT").map(PathBuf::from),
         log,
         driver_version,
@@ -219,11 +231,15 @@ mod tests {
             ("PTXVM_DEVICE", "h100,voodoo2"),
             ("PTXVM_MODE", "quick"),
             ("PTXVM_SEED", "-1"),
+            ("PTXVM_SHRINK", "yes"),
             ("PTXVM_LOG", "loud"),
             ("PTXVM_DRIVER", "9"),
         ]);
         let variables: Vec<&str> = settings.problems.iter().map(|problem| problem.variable).collect();
-        assert_eq!(variables, ["PTXVM_DEVICE", "PTXVM_MODE", "PTXVM_SEED", "PTXVM_LOG", "PTXVM_DRIVER"]);
+        assert_eq!(
+            variables,
+            ["PTXVM_DEVICE", "PTXVM_MODE", "PTXVM_SEED", "PTXVM_SHRINK", "PTXVM_LOG", "PTXVM_DRIVER"]
+        );
         assert!(settings.problems[0].to_string().contains("no card is called 'voodoo2'; known are h100"));
     }
 

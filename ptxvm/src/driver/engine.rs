@@ -99,7 +99,10 @@ impl Engine {
     /// The engine of the process.
     pub(super) fn global() -> &'static Arc<Engine> {
         static ENGINE: OnceLock<Arc<Engine>> = OnceLock::new();
-        ENGINE.get_or_init(|| Engine::new(crate::settings::settings().seed.map_or(Policy::Concurrent, Policy::Seeded)))
+        ENGINE.get_or_init(|| {
+            crate::monitor::host::ask_whether_idle(|| Engine::global().lock().nodes.is_empty());
+            Engine::new(crate::settings::settings().seed.map_or(Policy::Concurrent, Policy::Seeded))
+        })
     }
 
     pub(super) fn new(policy: Policy) -> Arc<Engine> {
@@ -292,6 +295,16 @@ impl Engine {
     /// The fault that spoils the context, if there is one.
     pub(super) fn fault(&self, context: u64) -> Option<Failure> {
         self.lock().faults.get(&context).cloned()
+    }
+
+    /// Whether one command is under way and nothing else can happen before it ends: nothing is ready to run beside it, and
+    /// every other thread of the process waits. `workers`: threads that the command runs on.
+    pub(super) fn is_waited_for(&self, workers: usize) -> bool {
+        let inner = self.lock();
+        let quiet = inner.ready.is_empty() && inner.conditional.is_empty() && inner.threads == inner.idle + 1;
+        // Linux tells. Elsewhere it is not known.
+        let threads = || std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count);
+        quiet && inner.waiters > 0 && threads() == inner.threads + inner.waiters + workers.saturating_sub(1)
     }
 
     /// Forgets the fault of a context that is destroyed.

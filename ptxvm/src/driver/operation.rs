@@ -2,13 +2,13 @@
 
 use super::clock::happening_at;
 use super::copy::CopyPlan;
-use super::engine::Work;
+use super::engine::{Engine, Work};
 use super::entry::Opaque;
 use super::log;
 use super::status::{Failure, Status};
 use super::types::{FillNode, Handle, HostFunction, ValueOperation};
 use crate::machine::{Fault, FaultKind, KernelId, Launch, LoadedModule, Options, Order, run};
-use crate::memory::{Memory, MemoryError};
+use crate::memory::{Allocation, AllocationKind, Memory, MemoryError};
 use crate::settings::{Settings, settings};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -158,9 +158,15 @@ impl KernelCall {
 fn options() -> &'static Options {
     static OPTIONS: OnceLock<Options> = OnceLock::new();
     OPTIONS.get_or_init(|| {
-        let Settings { threads, seed, checked, .. } = *settings();
-        Options { threads, seed, checked, ..Options::default() }
+        let Settings { threads, seed, checked, shrink, .. } = *settings();
+        Options { threads, seed, checked, shrink, alone: Some(alone), ..Options::default() }
     })
+}
+
+/// Whether nothing but a launch on so many threads can change memory: another process might change what it shares with this.
+fn alone(workers: usize) -> bool {
+    let shared = |allocation: &Allocation| allocation.kind == AllocationKind::HostRegistered;
+    Engine::global().is_waited_for(workers) && !Memory::global().allocations().iter().any(shared)
 }
 
 /// The error that a driver reports for a fault of a kernel.

@@ -31,8 +31,8 @@ pub(crate) struct Block {
     running: *const Running<'static>,
     monitor: Option<Box<dyn Monitor>>,
     order: Vec<usize>,
-    /// Slices in which nothing but waiting happened.
-    pub(crate) idle: u64,
+    /// Operations that a warp runs before another has its turn.
+    pub(crate) slice: u32,
 }
 
 #[derive(Clone, Copy)]
@@ -102,7 +102,7 @@ impl Block {
             running: std::ptr::from_ref(running).cast(),
             monitor: running.watch_block(number),
             order: running.warp_order(number, threads.div_ceil(32) as usize),
-            idle: 0,
+            slice: super::warp::SLICE,
         });
         let pointer: *mut Self = &mut *block;
         let monitor = block.monitor.as_deref_mut().map(std::ptr::NonNull::from);
@@ -122,6 +122,11 @@ impl Block {
             }
         }
         block
+    }
+
+    /// Whether memory or barriers have changed since it was last asked; `None`: nobody has watched.
+    pub(crate) fn took_effect(&mut self) -> Option<bool> {
+        self.monitor.as_mut().and_then(|monitor| monitor.took_effect())
     }
 
     /// The block's shared memory.

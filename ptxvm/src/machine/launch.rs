@@ -8,7 +8,7 @@ use super::{
     workers,
 };
 use crate::{
-    monitor::{self, LaunchWatch, Monitor},
+    monitor::{LaunchWatch, Monitor},
     program::{Constant, Program, draft::Class},
 };
 use std::{
@@ -31,12 +31,33 @@ pub struct Options {
     pub checked: bool,
     /// How long all blocks may do nothing but wait for one another before that is called a deadlock.
     pub patience: Duration,
+    /// Says whether nothing outside the launch, which runs on so many threads, can change memory while it runs. Then a
+    /// deadlock is told as soon as it can be proven.
+    pub alone: Option<fn(usize) -> bool>,
+    /// In checked mode: findings are shrunk to few blocks by running the launch again; memory is put back afterwards.
+    pub shrink: bool,
+    /// Only these blocks are run.
+    pub only: Option<Arc<[u64]>>,
+    /// The launch is given up after this time.
+    pub limit: Option<Duration>,
+    /// Nothing is printed for the kernel: it is run again to find something out.
+    pub quiet: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { threads, seed: None, checked: false, patience: Duration::from_secs(20) }
+        Self {
+            threads,
+            seed: None,
+            checked: false,
+            patience: Duration::from_secs(20),
+            alone: None,
+            shrink: false,
+            only: None,
+            limit: None,
+            quiet: false,
+        }
     }
 }
 
@@ -130,7 +151,7 @@ pub(crate) struct Running<'a> {
 }
 
 impl<'a> Running<'a> {
-    pub(crate) fn new(launch: &'a Launch, workspace: u64) -> Self {
+    pub(crate) fn new(launch: &'a Launch, workspace: u64, watch: Option<Arc<dyn LaunchWatch>>) -> Self {
         let program = &launch.module.program;
         let (shared_offsets, static_shared) = program.shared_layout(launch.kernel.0);
         Self {
@@ -138,7 +159,7 @@ impl<'a> Running<'a> {
             images: program.functions.iter().map(|_| OnceLock::new()).collect(),
             shared_offsets,
             static_shared,
-            watch: monitor::begin(launch),
+            watch,
             spares: Mutex::default(),
             workspace,
         }
@@ -204,9 +225,22 @@ impl<'a> Running<'a> {
         order
     }
 
+    /// Blocks that are run.
+    pub(crate) fn count(&self) -> u64 {
+        self.launch.options.only.as_ref().map_or(self.launch.blocks(), |only| only.len() as u64)
+    }
+
     /// The block that has turn `turn`: a permutation drawn by the seed.
     pub(crate) fn block_at(&self, turn: u64) -> u64 {
-        let blocks = self.launch.blocks();
+        let turn = self.permuted(turn);
+        match &self.launch.options.only {
+            Some(only) => only[turn as usize],
+            None => turn,
+        }
+    }
+
+    fn permuted(&self, turn: u64) -> u64 {
+        let blocks = self.count();
         let Some(mut seed) = self.launch.options.seed.filter(|_| blocks > 1) else { return turn };
         let shift = mix(&mut seed) % blocks;
         let mut stride = (mix(&mut seed) % blocks) | 1;

@@ -7,9 +7,14 @@ pub(crate) mod launch;
 mod module;
 pub(crate) mod op;
 pub(crate) mod splits;
+mod standstill;
 mod start;
+#[cfg(test)]
+mod tests;
 pub(crate) mod warp;
 mod workers;
+
+pub(crate) use workers::run_watched;
 
 pub use fault::{Fault, FaultKind, Place};
 pub use launch::{Launch, Options, Order, run};

@@ -285,7 +285,7 @@ impl Warp {
     /// Runs until the warp is done, waits, or its slice is over.
     pub(crate) fn run(&mut self) -> Stop {
         let watched = self.monitor().is_some_and(|monitor| monitor.wants_operations());
-        let mut budget = SLICE_BUDGET;
+        let mut budget = self.block().slice;
         self.spinning = 0;
         loop {
             if budget == 0 {
@@ -433,11 +433,9 @@ impl Warp {
     }
 }
 
-/// Operations that a warp runs before another warp has its turn.
-const SLICE_BUDGET: u32 = super::warp::SLICE;
 /// Signs of waiting after which a warp gives way within its slice.
 const SPINS_IN_SLICE: u32 = 64;
 /// Tested in the run loop before the exact comparison: `SPINS_IN_SLICE` and everything above.
 const SPIN_CHECK: u32 = !(SPINS_IN_SLICE - 1);
 /// Slices spent waiting after which lanes at a join go on without the others.
-const SPUN_BEFORE_RELEASE: u32 = 16;
+pub(super) const SPUN_BEFORE_RELEASE: u32 = 16;

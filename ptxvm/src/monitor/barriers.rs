@@ -4,14 +4,14 @@ use super::{
     MbarrierEvent,
     actor::Actor,
     check::Checker,
-    clock::{Message, WarpClock},
+    clock::{Gathering, Message, WarpClock},
     site::At,
 };
 use std::collections::HashMap;
 
 #[derive(Debug, Default)]
 struct Named {
-    message: Message,
+    gathering: Gathering,
     /// Warps that wait, with which lanes, and which of theirs had not exited.
     waiters: Vec<(u32, u32, u32)>,
     /// The first who came to wait.
@@ -65,13 +65,13 @@ impl Barriers {
 impl Checker {
     /// Lanes arrive at a named barrier.
     pub(crate) fn arrive(&mut self, actor: &Actor, id: u32, waits: bool, aligned: bool) {
+        self.effect = true;
         let at = self.at(actor, actor.leader());
         if aligned && actor.mask != actor.live {
             self.teller.barrier_diverged(at, actor.live & !actor.mask);
         }
-        let message = self.warps[actor.warp as usize].release();
         let Some(barrier) = self.barriers.named.get_mut(id as usize) else { return };
-        barrier.message.add(&message);
+        self.warps[actor.warp as usize].arrive(&mut barrier.gathering);
         if waits {
             match barrier.waiters.iter_mut().find(|(warp, ..)| *warp == actor.warp) {
                 Some((_, lanes, live)) => (*lanes, *live) = (*lanes | actor.mask, actor.live),
@@ -88,11 +88,20 @@ impl Checker {
     /// A named barrier is complete.
     pub(crate) fn release(&mut self, id: u32) {
         let Some(barrier) = self.barriers.named.get_mut(id as usize) else { return };
-        let Named { message, waiters, .. } = std::mem::take(barrier);
+        let Named { gathering, waiters, .. } = std::mem::take(barrier);
+        let (mut whole, mut newest) = (0u32, 0);
         for (warp, lanes, live) in waiters {
             let clock = &mut self.warps[warp as usize];
-            clock.acquire(&message);
+            clock.take(&gathering);
             clock.warp_sync(lanes, live, true);
+            // Lanes that did not come may have gone on meanwhile, under the clock that follows the arrival.
+            if live & !lanes == 0 {
+                whole |= 1 << warp;
+                newest = clock.now.max(newest);
+            }
+        }
+        for warp in (0..self.warps.len()).filter(|warp| whole >> warp & 1 != 0) {
+            self.warps[warp].meet(whole, newest);
         }
     }
 

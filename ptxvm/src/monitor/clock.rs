@@ -79,6 +79,13 @@ impl Message {
     }
 }
 
+/// What arrivals at a barrier hand to those who wait.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Gathering {
+    clocks: [u32; 32],
+    others: Arc<Seen>,
+}
+
 /// Order among the lanes of one warp.
 #[derive(Clone, Debug)]
 struct LaneOrder {
@@ -143,13 +150,17 @@ pub(crate) struct WarpClock {
     warp: u32,
     /// Its own.
     pub(crate) now: u32,
+    /// Warps of its block.
+    warps: usize,
     /// What it has seen of the warps of its block. Its own entry is not used.
-    seen: Vec<u32>,
+    seen: [u32; 32],
     others: Arc<Seen>,
     memory: LaneOrder,
     execution: LaneOrder,
     /// For each warp the highest clock whose accesses are ordered before every lane of this warp.
     pub(crate) bound: [u32; 32],
+    /// The lowest of those: what was done up to this clock, by whichever warp, is ordered before.
+    pub(crate) floor: u32,
     /// What strong reads have found, acquired by the next fence: any, and one that reaches beyond the block.
     found: [Option<Message>; 2],
     /// What the last fence of either reach hands on with the strong writes of its lanes.
@@ -164,11 +175,13 @@ impl WarpClock {
             block,
             warp,
             now: start,
-            seen: vec![start - 1; warps],
+            warps,
+            seen: [start - 1; 32],
             others: Arc::default(),
             memory: order.clone(),
             execution: order,
             bound: [start - 1; 32],
+            floor: start - 1,
             found: [None, None],
             fenced: [None, None],
         }
@@ -179,7 +192,7 @@ impl WarpClock {
         if block == self.block {
             self.bound.get(warp as usize).is_some_and(|bound| *bound >= clock)
         } else {
-            self.others.has(block, warp, clock)
+            !self.is_alone() && self.others.has(block, warp, clock)
         }
     }
 
@@ -197,6 +210,12 @@ impl WarpClock {
         order(&self.memory) || met && order(&self.execution)
     }
 
+    /// Whether nothing of other blocks has been seen.
+    #[inline]
+    pub(crate) fn is_alone(&self) -> bool {
+        self.others.blocks.is_empty() && !self.others.everything
+    }
+
     fn tick(&mut self) {
         self.now += 1;
     }
@@ -207,13 +226,51 @@ impl WarpClock {
         if memory {
             self.memory.sync(members, live, self.now);
             self.bound[self.warp as usize] = self.memory.all - 1;
+            self.settle();
         }
         self.execution.sync(members, live, self.now);
     }
 
+    fn settle(&mut self) {
+        self.floor = self.bound[..self.warps].iter().fold(u32::MAX, |lowest, bound| lowest.min(*bound));
+    }
+
+    /// Arrives at a barrier: all it has done so far is handed to those who wait there.
+    pub(crate) fn arrive(&mut self, gathering: &mut Gathering) {
+        for (known, seen) in gathering.clocks.iter_mut().zip(&self.seen) {
+            *known = (*known).max(*seen);
+        }
+        let own = &mut gathering.clocks[self.warp as usize];
+        *own = (*own).max(self.now);
+        join(&mut gathering.others, &self.others, Some(self.block));
+        self.tick();
+    }
+
+    /// Takes what has been gathered at a barrier.
+    pub(crate) fn take(&mut self, gathering: &Gathering) {
+        for warp in (0..self.warps).filter(|warp| *warp != self.warp as usize) {
+            self.seen[warp] = self.seen[warp].max(gathering.clocks[warp]);
+            self.bound[warp] = self.seen[warp];
+        }
+        join(&mut self.others, &gathering.others, Some(self.block));
+        self.settle();
+    }
+
+    /// The warps of `warps` have met, each with all its lanes: from `clock` on, which is above all that they have used, they
+    /// go on together. What any of them did before is ordered, so one comparison is enough to say so.
+    pub(crate) fn meet(&mut self, warps: u32, clock: u32) {
+        self.now = clock;
+        self.memory = LaneOrder { all: clock, pairs: None, fenced: self.memory.fenced };
+        self.execution = LaneOrder { all: clock, pairs: None, fenced: self.execution.fenced };
+        for warp in (0..self.warps).filter(|warp| warps >> warp & 1 != 0) {
+            (self.seen[warp], self.bound[warp]) = (clock - 1, clock - 1);
+        }
+        self.settle();
+    }
+
     /// All this warp has done and seen so far.
     pub(crate) fn message(&self) -> Message {
-        let mut own = self.seen.clone();
+        let mut own = self.seen[..self.warps].to_vec();
         own[self.warp as usize] = self.now;
         let mut seen = Seen { blocks: BTreeMap::new(), everything: self.others.everything };
         if !self.others.blocks.is_empty() {
@@ -239,6 +296,7 @@ impl WarpClock {
                     self.bound[warp] = *seen;
                 }
             }
+            self.settle();
         }
         let block = self.block;
         join(&mut self.others, &message.0, Some(block));
@@ -287,7 +345,7 @@ impl WarpClock {
 }
 
 /// What has been released at an address of memory.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Location {
     narrow: Option<(u32, Message)>,
     wide: Option<Message>,

@@ -40,6 +40,20 @@ pub(crate) fn parts(mask: u32, bytes: u32, addresses: &[u64; 32], mut part: impl
         }
         return;
     }
+    if in_order(mask, addresses) {
+        let mut left = mask;
+        while left != 0 {
+            let leader = left.trailing_zeros();
+            let line = addresses[leader as usize] / LINE;
+            let mut group = 0;
+            while left != 0 && addresses[left.trailing_zeros() as usize & 31] / LINE == line {
+                group |= left & left.wrapping_neg();
+                left &= left - 1;
+            }
+            gather_line(group, bytes, addresses, line * LINE, &mut part);
+        }
+        return;
+    }
     let mut left = mask;
     while left != 0 {
         let leader = left.trailing_zeros() as usize;
@@ -54,10 +68,32 @@ pub(crate) fn parts(mask: u32, bytes: u32, addresses: &[u64; 32], mut part: impl
     }
 }
 
+/// Whether lines never fall from one lane to the next, so that the lanes of a line are neighbours.
+#[inline]
+fn in_order(mask: u32, addresses: &[u64; 32]) -> bool {
+    let (mut left, mut before) = (mask, 0);
+    while left != 0 {
+        let line = addresses[left.trailing_zeros() as usize] / LINE;
+        if line < before {
+            return false;
+        }
+        before = line;
+        left &= left - 1;
+    }
+    true
+}
+
 /// The lanes of one line: as few parts as tell whose each byte is, or one that does not.
 fn gather_line(group: u32, bytes: u32, addresses: &[u64; 32], line: u64, part: &mut impl FnMut(Part)) {
     const MOST: usize = 4;
     let shift = bytes.next_power_of_two().trailing_zeros() as u8;
+    if group.is_power_of_two() && bytes == 1 << shift {
+        let lane = group.trailing_zeros();
+        let offset = (addresses[lane as usize] - line) as u32;
+        let mask = range_mask(offset, bytes.min(LINE as u32 - offset));
+        part(Part { line, mask, lanes: Lanes::Side { base: (lane as i32 - (offset >> shift) as i32) as i8, shift } });
+        return;
+    }
     let mut found: [(i8, u128); MOST] = [(0, 0); MOST];
     let mut count = 0;
     let mut all = 0u128;

@@ -15,7 +15,10 @@ use std::{
     cell::RefCell,
     collections::HashMap,
     mem::ManuallyDrop,
-    sync::{Arc, Once},
+    sync::{
+        Arc, Once, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 thread_local! {
@@ -189,6 +192,7 @@ fn tell_host(source: &Source, note: &Note, address: u64, count: u64, writes: boo
         allocation: tell::allocation(address),
         count,
         seed: other.seed,
+        shrunk: None,
     });
 }
 
@@ -217,6 +221,29 @@ fn is_leak(allocation: &Allocation) -> bool {
     starts_undefined(allocation.kind) || host && !allocation.serial_label.starts_with("variable ")
 }
 
+/// Says whether nothing is queued any more that might free memory.
+static IDLE: OnceLock<fn() -> bool> = OnceLock::new();
+
+/// A launch has ended with a fault, after which a program can free nothing.
+static FAULTED: AtomicBool = AtomicBool::new(false);
+
+/// Who queues work says how to ask whether any is left.
+pub(crate) fn ask_whether_idle(idle: fn() -> bool) {
+    let _ = IDLE.set(idle);
+}
+
+/// A launch has ended with a fault.
+pub(crate) fn faulted() {
+    FAULTED.store(true, Ordering::Relaxed);
+}
+
+/// As [`leaks`], when the process ends, for contexts that are still there.
+pub(crate) fn leaks_at_exit() {
+    if IDLE.get().is_some_and(|idle| idle()) {
+        leaks();
+    }
+}
+
 /// Records memory that was never freed.
 pub(crate) fn leaks() {
     leaks_among(|_| true);
@@ -224,7 +251,7 @@ pub(crate) fn leaks() {
 
 /// Records memory that was never freed, of those allocations whose first addresses are asked for.
 pub(crate) fn leaks_among(asked: impl Fn(u64) -> bool) {
-    if !super::is_checked() {
+    if !super::is_checked() || FAULTED.load(Ordering::Relaxed) {
         return;
     }
     let leaked = |allocation: &Allocation| is_leak(allocation) && asked(allocation.base);

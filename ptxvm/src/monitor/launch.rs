@@ -5,6 +5,7 @@ use super::{
     actor::Actor,
     check::{Checker, Extra},
     pages::Pages,
+    replay::{self, Record},
     site::{self, Kernel, Source},
 };
 use crate::{
@@ -12,7 +13,7 @@ use crate::{
     ops::memory::Element,
     report::{Finding, Findings},
 };
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// What is special about an instruction.
 #[derive(Clone, Copy, Debug, Default)]
@@ -28,16 +29,49 @@ struct Traits {
 /// What the checkers of a launch's blocks share.
 pub(crate) struct LaunchChecker {
     pub(crate) source: Arc<Source>,
-    pub(crate) pages: &'static Pages,
+    pub(crate) pages: Arc<Pages>,
+    /// What is needed to run it again.
+    pub(crate) record: Option<Arc<Record>>,
+    /// Where findings go; `None`: to the process's.
+    findings: Option<Arc<Findings>>,
+    /// The first findings, to be shrunk.
+    noted: Mutex<Vec<Finding>>,
     /// What is special about each instruction.
     traits: Vec<Traits>,
 }
 
 impl LaunchChecker {
-    pub(crate) fn new(source: Arc<Source>, pages: &'static Pages) -> Self {
-        let mut this = Self { source, pages, traits: Vec::new() };
+    pub(crate) fn new(source: Arc<Source>, pages: Arc<Pages>) -> Self {
+        let (findings, noted) = (None, Mutex::default());
+        let mut this = Self { source, pages, record: None, findings, noted, traits: Vec::new() };
         this.traits = (0..this.kernel().sites() as u32).map(|site| this.traits(site)).collect();
         this
+    }
+
+    /// The launch is run again: what it finds and changes is kept apart.
+    pub(super) fn apart(&mut self, findings: Arc<Findings>, record: Arc<Record>) {
+        (self.findings, self.record) = (Some(findings), Some(record));
+    }
+
+    /// Where findings go.
+    pub(super) fn findings(&self) -> &Findings {
+        self.findings.as_deref().unwrap_or(Findings::global())
+    }
+
+    /// The first findings of the launch.
+    pub(super) fn noted(&self) -> Vec<Finding> {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Records a finding.
+    pub(super) fn record(&self, finding: Finding) {
+        if self.record.is_some() {
+            let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+            if noted.len() < replay::MOST_FINDINGS && !noted.iter().any(|known| known.is_like(&finding)) {
+                noted.push(finding.clone());
+            }
+        }
+        self.findings().record(finding);
     }
 
     fn traits(&self, site: u32) -> Traits {
@@ -74,6 +108,8 @@ impl LaunchChecker {
 pub(crate) struct CheckedLaunch {
     checker: Arc<LaunchChecker>,
     warps: usize,
+    /// To be run again for its findings.
+    again: Option<Box<Launch>>,
 }
 
 impl CheckedLaunch {
@@ -89,8 +125,18 @@ impl CheckedLaunch {
             order: Some(launch.order.clone()),
             seed: launch.options.seed,
         });
-        let checker = Arc::new(LaunchChecker::new(source, Pages::global()));
-        Self { checker, warps: launch.threads().div_ceil(32) as usize }
+        let mut checker = LaunchChecker::new(source, Pages::global().clone());
+        let shrink = launch.options.shrink;
+        if shrink {
+            checker.record = Some(Arc::default());
+            replay::enter();
+        }
+        Self { again: shrink.then(|| Box::new(launch.clone())), ..Self::of(checker, launch) }
+    }
+
+    /// Watches a launch with a checker that is there already.
+    pub(super) fn of(checker: LaunchChecker, launch: &Launch) -> Self {
+        Self { checker: Arc::new(checker), warps: launch.threads().div_ceil(32) as usize, again: None }
     }
 }
 
@@ -101,7 +147,13 @@ impl LaunchWatch for CheckedLaunch {
 
     fn end(&self, fault: Option<&Fault>) {
         if let Some(fault) = fault {
-            Findings::global().record(Finding::of_fault(fault, &self.checker.source));
+            if self.checker.findings.is_none() {
+                super::host::faulted();
+            }
+            self.checker.record(Finding::of_fault(fault, &self.checker.source));
+        }
+        if let Some(launch) = &self.again {
+            replay::leave(launch, &self.checker);
         }
     }
 }
@@ -159,6 +211,14 @@ impl Monitor for Checker {
     }
 
     fn diverged(&mut self, _warp: &Warp, _taken: u32, _not_taken: u32) {}
+
+    fn changed(&mut self) {
+        self.effect = true;
+    }
+
+    fn took_effect(&mut self) -> Option<bool> {
+        Some(std::mem::take(&mut self.effect))
+    }
 
     fn block_end(&mut self) {
         Checker::block_end(self);

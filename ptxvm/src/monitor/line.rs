@@ -58,8 +58,11 @@ impl Note {
         Self { source, block, clock, site, warp: warp as u8, lanes, writes, strong, mask }
     }
 
+    #[inline(always)]
     fn same_access(&self, other: &Self) -> bool {
-        Self { mask: other.mask, ..*self } == *other
+        (self.clock, self.site, self.block, self.source) == (other.clock, other.site, other.block, other.source)
+            && (self.warp, self.lanes, self.writes, self.strong)
+                == (other.warp, other.lanes, other.writes, other.strong)
     }
 }
 
@@ -86,10 +89,46 @@ pub(crate) struct Conflict {
 }
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Line {
     first: Option<Note>,
     more: Vec<Note>,
+    crowd: Option<Box<Crowd>>,
+    /// Bytes that there are notes of, and perhaps more.
+    noted: [u64; 2],
+}
+
+/// A line that so many warps of a launch have read, and nobody has written, that further readers change nothing.
+#[derive(Clone, Debug)]
+struct Crowd {
+    source: u32,
+    /// Blocks of the readers: a bit each, of their number's lowest bits.
+    blocks: u64,
+    /// The bytes that all of them have read.
+    mask: [u64; 2],
+}
+
+impl Crowd {
+    fn of(notes: impl Iterator<Item = Note>) -> Option<Self> {
+        let mut crowd: Option<Self> = None;
+        for note in notes {
+            let mine = crowd.get_or_insert(Self { source: note.source, blocks: 0, mask: [u64::MAX; 2] });
+            if note.writes || note.source != mine.source {
+                return None;
+            }
+            mine.blocks |= 1 << (note.block % 64);
+            mine.mask = [mine.mask[0] & note.mask[0], mine.mask[1] & note.mask[1]];
+        }
+        crowd
+    }
+
+    /// Whether a read by a block that has seen nothing of others needs no looking at.
+    #[inline]
+    fn covers(&self, note: &Note) -> bool {
+        note.source == self.source
+            && self.blocks >> (note.block % 64) & 1 == 0
+            && (note.mask[0] & !self.mask[0] | note.mask[1] & !self.mask[1]) == 0
+    }
 }
 
 impl Line {
@@ -98,6 +137,7 @@ impl Line {
     }
 
     fn cut(&mut self, mask: u128, which: impl Fn(&Note) -> bool) {
+        self.crowd = None;
         let keep = [!mask as u64, !(mask >> 64) as u64];
         if let Some(note) = &mut self.first
             && which(note)
@@ -115,6 +155,8 @@ impl Line {
                 note.mask != [0, 0]
             });
         }
+        let either = |a: [u64; 2], b: &Note| [a[0] | b.mask[0], a[1] | b.mask[1]];
+        self.noted = self.first.iter().chain(&self.more).fold([0, 0], either);
     }
 
     /// Notes an access and says what it conflicts with. `relation` orders notes of other warps; `clock`: of a warp's
@@ -127,6 +169,25 @@ impl Line {
         mut relation: impl FnMut(&Note) -> Relation,
         mut conflict: impl FnMut(Conflict),
     ) {
+        if let Some(crowd) = &self.crowd {
+            if !note.writes && crowd.covers(note) && clock.is_some_and(WarpClock::is_alone) {
+                return;
+            }
+            self.crowd = None;
+        }
+        let fresh = [self.noted[0] & note.mask[0], self.noted[1] & note.mask[1]] == [0, 0];
+        if fresh {
+            self.noted = [self.noted[0] | note.mask[0], self.noted[1] | note.mask[1]];
+            // Nobody has accessed these bytes. The latest note may be of this very instruction.
+            match (&mut self.first, self.more.last_mut()) {
+                (first @ None, _) => *first = Some(*note),
+                (_, Some(old)) | (Some(old), None) if old.same_access(note) => {
+                    old.mask = [old.mask[0] | note.mask[0], old.mask[1] | note.mask[1]];
+                }
+                _ => self.more.push(*note),
+            }
+            return;
+        }
         let mut merged = false;
         let mut emptied = false;
         let mut readers = 0;
@@ -162,11 +223,15 @@ impl Line {
         if emptied {
             self.cut(0, |_| true);
         }
+        self.noted = [self.noted[0] | note.mask[0], self.noted[1] | note.mask[1]];
         if !merged && (note.writes || readers < READERS) {
             match &mut self.first {
                 first @ None => *first = Some(*note),
                 Some(_) => self.more.push(*note),
             }
+        } else if !merged {
+            // As many as are remembered: which bytes they have read does not matter any more.
+            self.crowd = Crowd::of(self.first.iter().chain(&self.more).copied()).map(Box::new);
         }
     }
 }

@@ -8,18 +8,23 @@ mod check;
 mod clock;
 mod copies;
 mod gather;
+mod global;
 pub(crate) mod host;
 mod launch;
 mod line;
+mod local;
 mod modes;
-mod pages;
+pub(crate) mod pages;
 pub(crate) mod profile;
+mod replay;
 mod shared;
 mod site;
 mod tell;
 #[cfg(test)]
 mod tests;
 
+#[cfg(test)]
+pub(crate) use modes::watch_checked;
 pub use modes::{Modes, prepare, set_modes};
 pub(crate) use modes::{begin, is_checked};
 pub(crate) use site::{At, Source};
@@ -126,6 +131,13 @@ pub trait Monitor: Send {
     fn wants_operations(&self) -> bool;
     /// A branch whose lanes part.
     fn diverged(&mut self, warp: &Warp, taken: u32, not_taken: u32);
+    /// An atomic has changed memory (which [`Self::access`] cannot tell).
+    fn changed(&mut self) {}
+    /// Whether anything has changed since this was last asked that the block's warps or others could wait for; `None`:
+    /// that is not known.
+    fn took_effect(&mut self) -> Option<bool> {
+        None
+    }
     /// The block has run to its end.
     fn block_end(&mut self);
 }

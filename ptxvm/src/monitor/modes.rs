@@ -70,6 +70,12 @@ pub(crate) fn begin(launch: &Launch) -> Option<Arc<dyn LaunchWatch>> {
     }
 }
 
+/// Whoever watches a launch in checked mode.
+#[cfg(test)]
+pub(crate) fn watch_checked(launch: &Launch) -> Arc<dyn LaunchWatch> {
+    Arc::new(CheckedLaunch::new(launch))
+}
+
 /// Two who watch.
 struct Both<T>(T, T);
 
@@ -106,7 +112,13 @@ impl Monitor for Both<Box<dyn Monitor>> {
         mbarrier(warp: &Warp, address: u64, event: MbarrierEvent);
         operation(warp: &Warp);
         diverged(warp: &Warp, taken: u32, not_taken: u32);
+        changed();
         block_end();
+    }
+
+    fn took_effect(&mut self) -> Option<bool> {
+        let (first, second) = (self.0.took_effect(), self.1.took_effect());
+        first.or(second)
     }
 
     fn wants_operations(&self) -> bool {

@@ -2,11 +2,13 @@
 
 use super::{clock::Location, line::Line};
 use std::{
+    cell::UnsafeCell,
     collections::HashMap,
+    ops::{Deref, DerefMut},
     ptr,
     sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicPtr, Ordering},
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicPtr, Ordering},
     },
 };
 
@@ -17,7 +19,7 @@ pub(crate) const LINE: u64 = 128;
 const LINES: usize = (PAGE / LINE) as usize;
 
 /// What is known of a page.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct PageState {
     pub(crate) lines: [Line; LINES],
     /// Bytes that have been written, a bit each, line by line.
@@ -77,7 +79,56 @@ pub(crate) fn pieces(from: u64, bytes: u64) -> impl Iterator<Item = (u64, u64)> 
         .map(move |at| (at, end.min((at / PAGE + 1) * PAGE) - at))
 }
 
-type Page = Mutex<PageState>;
+/// A page and its lock. It is held for the time of one access at most, and hardly ever by two at once, so what counts is
+/// what it costs when it is free: one locked instruction.
+struct Page {
+    busy: AtomicBool,
+    state: UnsafeCell<PageState>,
+}
+
+// SAFETY: the state is only reached through a guard, and there is one at a time.
+unsafe impl Sync for Page {}
+
+impl Page {
+    #[inline]
+    fn lock(&self) -> PageGuard<'_> {
+        const LOOKS: u32 = 100;
+        while self.busy.swap(true, Ordering::Acquire) {
+            let mut looks = 0;
+            while self.busy.load(Ordering::Relaxed) {
+                looks += 1;
+                if looks < LOOKS { std::hint::spin_loop() } else { std::thread::yield_now() }
+            }
+        }
+        PageGuard(self)
+    }
+}
+
+/// A page that is locked until this is dropped.
+pub(crate) struct PageGuard<'a>(&'a Page);
+
+impl Deref for PageGuard<'_> {
+    type Target = PageState;
+
+    fn deref(&self) -> &PageState {
+        // SAFETY: the lock is held.
+        unsafe { &*self.0.state.get() }
+    }
+}
+
+impl DerefMut for PageGuard<'_> {
+    fn deref_mut(&mut self) -> &mut PageState {
+        // SAFETY: the lock is held.
+        unsafe { &mut *self.0.state.get() }
+    }
+}
+
+impl Drop for PageGuard<'_> {
+    fn drop(&mut self) {
+        self.0.busy.store(false, Ordering::Release);
+    }
+}
+
 type Leaf = [AtomicPtr<Page>; FAN];
 type Branch = [AtomicPtr<Leaf>; FAN];
 
@@ -95,26 +146,38 @@ fn empty<T>() -> Box<[AtomicPtr<T>; FAN]> {
 /// All pages of the process. Pages are made when they are first touched and stay.
 pub(crate) struct Pages {
     root: Box<[AtomicPtr<Branch>; FAN]>,
+    /// What a page is when it is first touched.
+    start: Option<Start>,
 }
+
+type Start = Box<dyn Fn(u64) -> PageState + Send + Sync>;
 
 impl Pages {
     pub(crate) fn new() -> Self {
-        Self { root: empty() }
+        Self { root: empty(), start: None }
+    }
+
+    /// Pages that start as `start` says.
+    pub(crate) fn over(start: impl Fn(u64) -> PageState + Send + Sync + 'static) -> Self {
+        Self { root: empty(), start: Some(Box::new(start)) }
     }
 
     /// The process's.
-    pub(crate) fn global() -> &'static Self {
-        static GLOBAL: std::sync::OnceLock<Pages> = std::sync::OnceLock::new();
-        GLOBAL.get_or_init(Self::new)
+    pub(crate) fn global() -> &'static Arc<Self> {
+        static GLOBAL: OnceLock<Arc<Pages>> = OnceLock::new();
+        GLOBAL.get_or_init(|| Arc::new(Self::new()))
     }
 
     /// The page that holds an address, locked.
-    pub(crate) fn lock(&self, address: u64) -> MutexGuard<'_, PageState> {
+    pub(crate) fn lock(&self, address: u64) -> PageGuard<'_> {
         let index = |shift: u32| (address >> shift) as usize & (FAN - 1);
         let branch = child(&self.root[index(36)], empty);
         let leaf = child(&branch[index(24)], empty);
-        let page = child(&leaf[index(12)], Box::default);
-        page.lock().unwrap_or_else(PoisonError::into_inner)
+        let page = child(&leaf[index(12)], || {
+            let state = self.start.as_ref().map_or_else(PageState::default, |start| start(address / PAGE * PAGE));
+            Box::new(Page { busy: AtomicBool::new(false), state: UnsafeCell::new(state) })
+        });
+        page.lock()
     }
 
     /// See [`PageState::reset`].

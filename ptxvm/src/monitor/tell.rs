@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     memory::Memory,
-    report::{AllocationNote, Finding, Findings, Other},
+    report::{AllocationNote, Finding, Other},
 };
 use std::{collections::HashMap, sync::Arc};
 
@@ -77,15 +77,16 @@ impl Teller {
             allocation: memory(),
             count: 1,
             seed: self.launch.source.seed,
+            shrunk: None,
         };
-        Findings::global().record(finding.clone());
+        self.launch.record(finding.clone());
         self.told.insert(key, (finding, 0));
     }
 
     /// Hands on how often findings were seen again.
     pub(crate) fn flush(&mut self) {
         for (finding, count) in self.told.values_mut().filter(|(_, count)| *count > 0) {
-            Findings::global().record(Finding { count: std::mem::take(count), ..finding.clone() });
+            self.launch.findings().record(Finding { count: std::mem::take(count), ..finding.clone() });
         }
     }
 

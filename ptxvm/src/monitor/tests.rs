@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 const TEXT: &str = ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k()\n{\n.reg .b32 %r<4>;\n\
     bar.sync 0;\nbar.sync 0;\nbar.sync 1, 64;\nbar.sync 0;\nbar.sync 0;\nbar.sync 0;\nbar.sync 0;\nbar.sync 0;\nret;\n}\n";
 
-static ALONE: Mutex<()> = Mutex::new(());
+pub(super) static ALONE: Mutex<()> = Mutex::new(());
 
 /// Blocks of two or four warps under a checker each, and what they found.
 struct World {
@@ -46,8 +46,8 @@ impl World {
             order: Some(order),
             seed: Some(7),
         });
-        static PAGES: std::sync::OnceLock<Pages> = std::sync::OnceLock::new();
-        Arc::new(LaunchChecker::new(source, PAGES.get_or_init(Pages::new)))
+        static PAGES: std::sync::OnceLock<Arc<Pages>> = std::sync::OnceLock::new();
+        Arc::new(LaunchChecker::new(source, PAGES.get_or_init(|| Arc::new(Pages::new())).clone()))
     }
 
     /// A range of global memory that no other test uses; `written`: its contents are defined.
@@ -360,6 +360,18 @@ fn many_readers_and_a_writer_of_another_block_race() {
     }
     assert!(world.found().is_empty());
     world.does((2, 0), 2, global(Write, move |lane| base + lane * 4));
+    assert_eq!(world.found(), ["race-global"]);
+}
+
+#[test]
+fn a_write_that_has_replaced_another_is_seen_by_what_follows() {
+    let mut world = World::new(1);
+    let base = world.range(4096, true);
+    world.does((0, 0), 1, global(Write, move |lane| base + lane * 4));
+    world.barrier(0);
+    world.does((0, 1), 2, global(Write, move |lane| base + lane * 4));
+    assert!(world.found().is_empty());
+    world.does((0, 2), 3, global(Read, move |lane| base + lane * 4));
     assert_eq!(world.found(), ["race-global"]);
 }
 

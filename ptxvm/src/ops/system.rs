@@ -158,9 +158,11 @@ fn vprintf() -> Exec {
         for_lanes(warp, |warp, lane| {
             let (format, arguments) = (warp.argument(site, 0, lane), warp.argument(site, 1, lane));
             let (text, count) = warp.format(lane, format, arguments);
-            let mut out = std::io::stdout().lock();
-            // Like the driver's own: an output that cannot be written to is no reason to stop the kernel.
-            let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+            if !warp.running().launch.options.quiet {
+                let mut out = std::io::stdout().lock();
+                // Like the driver's own: an output that cannot be written to is no reason to stop the kernel.
+                let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+            }
             warp.give(site, lane, count.into());
             Ok(())
         })

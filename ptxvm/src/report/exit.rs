@@ -68,6 +68,7 @@ extern "C" fn at_exit() {
         if !profile.is_empty() {
             eprint!("{profile}");
         }
+        crate::monitor::host::leaks_at_exit();
         let found = !Findings::global().is_empty();
         if found || CHECKED.load(Ordering::Relaxed) {
             eprintln!("ptxvm: {}", summary());

@@ -24,6 +24,25 @@ pub struct Finding {
     pub count: u64,
     /// The seed to run with to see it again.
     pub seed: Option<u64>,
+    /// How little of the launch shows it.
+    pub shrunk: Option<Shrunk>,
+}
+
+/// What is left of a launch that has been shrunk to what shows a finding.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shrunk {
+    /// The numbers of the blocks that are enough, x fastest.
+    pub numbers: Vec<u64>,
+    /// Their indices.
+    pub blocks: Vec<[u32; 3]>,
+    /// Blocks of the launch.
+    pub of: u64,
+    /// A smaller grid that shows it too.
+    pub grid: Option<[u32; 3]>,
+    /// The seed that they have to be run with; `None`: none.
+    pub seed: Option<u64>,
+    /// Runs that it took to find out.
+    pub runs: u32,
 }
 
 /// The other side of a finding.
@@ -76,6 +95,11 @@ pub struct AllocationNote {
 }
 
 impl Finding {
+    /// Whether another finding is of the same kind and place.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        self.kind == other.kind && self.at.key() == other.at.key()
+    }
+
     /// The fault that ended a launch, as a finding.
     pub(crate) fn of_fault(fault: &Fault, source: &Source) -> Self {
         let mut at = Spot { label: source.label.clone(), ..Spot::default() };
@@ -174,6 +198,18 @@ impl Findings {
         super::exit::arm();
     }
 
+    /// A finding that has been recorded has been shrunk.
+    pub(crate) fn amend(&self, finding: &Finding, shrunk: Shrunk) {
+        let mut inner = self.lock();
+        let quiet = inner.quiet;
+        let Some(known) = inner.list.iter_mut().find(|known| known.is_like(finding)) else { return };
+        if !quiet {
+            let place = super::text::describe(&known.at);
+            eprintln!("ptxvm: {} at {place}\n    = {}", known.kind, super::text::describe_shrunk(&shrunk));
+        }
+        known.shrunk = Some(shrunk);
+    }
+
     /// Whether findings are printed as they are found (they are, unless told otherwise).
     pub fn print(&self, print: bool) {
         self.lock().quiet = !print;
@@ -182,6 +218,14 @@ impl Findings {
     /// What has been found so far.
     pub fn list(&self) -> Vec<Finding> {
         self.lock().list.clone()
+    }
+
+    /// What has been seen since this was last called, also if it was known before; counts start anew.
+    pub fn counts_anew(&self) -> Vec<Finding> {
+        let mut inner = self.lock();
+        let seen = inner.list.iter().filter(|finding| finding.count > 0).cloned().collect();
+        inner.list.iter_mut().for_each(|finding| finding.count = 0);
+        seen
     }
 
     /// What has been found so far; the list starts anew.

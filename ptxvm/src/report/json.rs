@@ -1,6 +1,6 @@
 //! Findings and profiles as JSON.
 
-use super::{AllocationNote, Finding, Findings, Spot};
+use super::{AllocationNote, Finding, Findings, Shrunk, Spot};
 use serde_json::{Map, Value, json};
 use std::{
     io,
@@ -39,6 +39,11 @@ fn finding(finding: &Finding) -> Value {
     map.insert("message".into(), json!(finding.message));
     map.insert("count".into(), json!(finding.count));
     map.insert("seed".into(), json!(finding.seed));
+    if let Some(shrunk) = &finding.shrunk {
+        let Shrunk { numbers, blocks, of, grid, seed, runs } = shrunk;
+        let value = json!({ "numbers": numbers, "blocks": blocks, "of": of, "grid": grid, "seed": seed, "runs": runs });
+        map.insert("shrunk".into(), value);
+    }
     if let Some(other) = &finding.other {
         let mut place = spot(&other.at);
         place.insert("what".into(), json!(other.what));

@@ -7,6 +7,6 @@ mod text;
 
 pub(crate) use exit::{arm, arm_checked};
 pub use exit::{flush, summary};
-pub use finding::{AllocationNote, Finding, Findings, Other, Spot};
+pub use finding::{AllocationNote, Finding, Findings, Other, Shrunk, Spot};
 pub use json::{to_json, write};
 pub use text::render;

@@ -1,6 +1,6 @@
 //! A finding as text, in the manner of a compiler's diagnostics.
 
-use super::{Finding, Spot};
+use super::{Finding, Shrunk, Spot};
 use std::fmt::Write;
 
 const RED: &str = "\x1b[1;31m";
@@ -60,10 +60,31 @@ pub fn render(finding: &Finding, colours: bool) -> String {
     if let Some(seed) = finding.seed {
         let _ = writeln!(out, "{:width$} {equals} replay: PTXVM_SEED={seed}", "");
     }
+    if let Some(shrunk) = &finding.shrunk {
+        let _ = writeln!(out, "{:width$} {equals} {}", "", describe_shrunk(shrunk));
+    }
     out
 }
 
-fn describe(spot: &Spot) -> String {
+/// `shrunk: 2 of 64 blocks are enough, 0 and 3, with seed 7; so is a grid of 2,1,1`.
+pub(super) fn describe_shrunk(shrunk: &Shrunk) -> String {
+    const MOST: usize = 8;
+    let list: Vec<String> = shrunk.numbers.iter().take(MOST).map(u64::to_string).collect();
+    let more = if shrunk.numbers.len() > MOST { ", …" } else { "" };
+    let seed = shrunk.seed.map_or_else(|| "without a seed".to_owned(), |seed| format!("with seed {seed}"));
+    let (count, list) = (shrunk.numbers.len(), list.join(", "));
+    let mut text = match (count as u64 == shrunk.of, count) {
+        (true, _) => format!("shrunk: takes all {count} blocks, {seed}"),
+        (_, 1) => format!("shrunk: block {list} of {} is enough, {seed}", shrunk.of),
+        _ => format!("shrunk: {count} of {} blocks are enough, {list}{more}, {seed}", shrunk.of),
+    };
+    if let Some([x, y, z]) = shrunk.grid {
+        let _ = write!(text, "; so is a grid of {x},{y},{z}");
+    }
+    text
+}
+
+pub(super) fn describe(spot: &Spot) -> String {
     if spot.kernel.is_empty() {
         return if spot.label.is_empty() { "the host".to_owned() } else { spot.label.clone() };
     }

@@ -183,6 +183,16 @@ impl Argument {
 }
 
 impl Placed {
+    /// What an array holds; it is freed. `None` for a scalar.
+    pub(crate) fn take(&self) -> Result<Option<Vec<u8>>, Failure> {
+        let Some((address, count)) = self.array else { return Ok(None) };
+        let mut bytes = vec![0u8; count * self.element.bytes()];
+        // SAFETY: the buffer has as many bytes as the array.
+        unsafe { Memory::global().copy(bytes.as_mut_ptr() as u64, address, bytes.len() as u64)? };
+        Memory::global().free(address)?;
+        Ok(Some(bytes))
+    }
+
     /// The first elements of an array; `None` for a scalar.
     pub(crate) fn show(&self, most: usize) -> Result<Option<String>, Failure> {
         let Some((address, count)) = self.array else { return Ok(None) };

@@ -19,6 +19,12 @@ pub(crate) struct Exec {
     /// Order of streams, blocks, warps and lanes to draw.
     #[arg(long)]
     seed: Option<u64>,
+    /// Run the program with so many seeds, from 0 on, and say which of them show what.
+    #[arg(long, value_name = "COUNT", conflicts_with_all = ["seed", "report"])]
+    seeds: Option<u64>,
+    /// Find out how few blocks show each finding, by running them again.
+    #[arg(long)]
+    shrink: bool,
     /// Where the findings and counts go as JSON.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
@@ -66,7 +72,34 @@ pub(crate) fn exec(command: &Exec) -> Result<ExitCode, Failure> {
     }
     child.envs(command.device.as_ref().map(|cards| ("PTXVM_DEVICE", cards)));
     child.envs(command.seed.map(|seed| ("PTXVM_SEED", seed.to_string())));
+    child.envs(command.shrink.then_some(("PTXVM_SHRINK", "1")));
     child.envs(command.report.as_ref().map(|file| ("PTXVM_REPORT", file)));
-    let status = child.status().map_err(|error| format!("{}: {error}", program.to_string_lossy()))?;
+    let failed = |error: std::io::Error| format!("{}: {error}", program.to_string_lossy());
+    if let Some(count) = command.seeds {
+        return sweep(&mut child, count).map_err(|error| failed(error).into());
+    }
+    let status = child.status().map_err(failed)?;
     Ok(status.code().map_or(ExitCode::FAILURE, |code| ExitCode::from(code.clamp(0, 255) as u8)))
+}
+
+/// Runs the program with seeds 0, 1, … and says how it ended with each of them, and with which findings.
+fn sweep(child: &mut Command, count: u64) -> std::io::Result<ExitCode> {
+    let report = std::env::temp_dir().join(format!("ptxvm-{}.json", std::process::id()));
+    let mut failures = 0;
+    for seed in 0..count {
+        let status = child.env("PTXVM_SEED", seed.to_string()).env("PTXVM_REPORT", &report).status()?;
+        let text = std::fs::read_to_string(&report).unwrap_or_default();
+        // The next run may end without a report.
+        let _ = std::fs::remove_file(&report);
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+        let findings = json["findings"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let mut kinds: Vec<&str> = findings.iter().filter_map(|finding| finding["kind"].as_str()).collect();
+        kinds.sort_unstable();
+        kinds.dedup();
+        let kinds = if kinds.is_empty() { "no findings".to_owned() } else { kinds.join(", ") };
+        println!("seed {seed}: {status}, {kinds}");
+        failures += u64::from(!status.success() || !findings.is_empty());
+    }
+    println!("{failures} of {count} seeds failed");
+    Ok(if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

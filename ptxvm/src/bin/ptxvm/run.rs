@@ -3,12 +3,13 @@
 use crate::{Compiler, Failure, Mode, arguments::Argument, nvrtc::Nvrtc};
 use clap::Args;
 use ptxvm::{
-    machine::{Launch, LoadedModule, run as launch_kernel},
+    machine::{Fault, Launch, LoadedModule, run as launch_kernel},
     monitor::{Modes, set_modes},
     program::{KernelInfo, Program},
     report::Findings,
 };
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -43,6 +44,15 @@ pub(crate) struct Run {
     /// Order of blocks, warps and lanes to draw.
     #[arg(long)]
     seed: Option<u64>,
+    /// Run with so many seeds, from 0 on, and say which of them show what.
+    #[arg(long, value_name = "COUNT", conflicts_with_all = ["seed", "shrink"])]
+    seeds: Option<u64>,
+    /// Run only these blocks, by their numbers (x fastest).
+    #[arg(long, value_name = "BLOCKS", value_delimiter = ',')]
+    only: Vec<u64>,
+    /// Find out how few blocks show each finding, by running them again.
+    #[arg(long)]
+    shrink: bool,
     /// Threads that run blocks.
     #[arg(long)]
     threads: Option<usize>,
@@ -112,13 +122,75 @@ fn describe(kernel: &KernelInfo) -> String {
 pub(crate) fn run(command: &Run) -> Result<ExitCode, Failure> {
     set_modes(Modes { checked: command.mode == Mode::Checked, profile: command.mode == Mode::Profile });
     let program = Arc::new(program_of(&command.file, &command.compiler)?);
+    match command.seeds {
+        Some(count) => sweep(command, &program, count),
+        None => {
+            let done = once(command, &program, command.seed)?;
+            print!("{}", done.text);
+            if let Some(fault) = done.fault {
+                eprintln!("{fault}");
+                return Ok(ExitCode::FAILURE);
+            }
+            // Findings have been printed as they came up; they make the command fail.
+            Ok(if Findings::global().is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+    }
+}
+
+/// A run that has ended.
+struct Done {
+    /// The time it took, and the first elements of arrays.
+    text: String,
+    fault: Option<Fault>,
+    /// What is in the arrays afterwards.
+    contents: Vec<Vec<u8>>,
+}
+
+/// Runs with seeds 0, 1, … and says which show findings, faults, or other results than the first.
+fn sweep(command: &Run, program: &Arc<Program>, count: u64) -> Result<ExitCode, Failure> {
+    let mut first: Option<Vec<Vec<u8>>> = None;
+    let mut kinds: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    for seed in 0..count {
+        let done = once(command, program, Some(seed))?;
+        let mut seen = |what: String| kinds.entry(what).or_default().push(seed);
+        // What has been seen before is known, and not printed again.
+        let mut found: Vec<&str> = Findings::global().counts_anew().into_iter().map(|finding| finding.kind).collect();
+        found.sort_unstable();
+        found.dedup();
+        found.iter().for_each(|kind| seen((*kind).to_owned()));
+        match (&done.fault, &first) {
+            (Some(fault), _) if found.is_empty() => seen(fault.finding.to_owned()),
+            (Some(_), _) => {}
+            (None, None) => first = Some(done.contents),
+            (None, Some(first)) => {
+                for (number, (before, now)) in first.iter().zip(&done.contents).enumerate() {
+                    if before != now {
+                        seen(format!("other contents of array {number} than with the first seed"));
+                    }
+                }
+            }
+        }
+    }
+    for (what, seeds) in &kinds {
+        let list: Vec<_> = seeds.iter().take(16).map(u64::to_string).collect();
+        let more = if seeds.len() > list.len() { ", …" } else { "" };
+        println!("{what}: with {} of {count} seeds: {}{more}", seeds.len(), list.join(", "));
+    }
+    if kinds.is_empty() {
+        println!("{count} seeds: no findings, the same results");
+        return Ok(ExitCode::SUCCESS);
+    }
+    Ok(ExitCode::FAILURE)
+}
+
+fn once(command: &Run, program: &Arc<Program>, seed: Option<u64>) -> Result<Done, Failure> {
     let names: Vec<_> = program.kernels().map(|kernel| kernel.name.clone()).collect();
     let name = match (&command.kernel, names.as_slice()) {
         (Some(name), _) => name.clone(),
         (None, [only]) => only.clone(),
         (None, _) => return Err(format!("name one of the kernels with --kernel: {}", names.join(", ")).into()),
     };
-    let module = LoadedModule::load(program, 0)?;
+    let module = LoadedModule::load(program.clone(), 0)?;
     let kernel = module.kernel(&name).ok_or_else(|| format!("no kernel `{name}`; there are: {}", names.join(", ")))?;
     let info = module.info(kernel).clone();
     if command.arguments.len() != info.params.len() {
@@ -144,29 +216,35 @@ pub(crate) fn run(command: &Run) -> Result<ExitCode, Failure> {
     let mut launch = Launch::new(module, kernel, command.grid.0, command.block.0, params);
     launch.dynamic_shared = command.shared;
     launch.label = "ptxvm run".to_owned();
-    launch.options.seed = command.seed;
+    launch.options.seed = seed;
     launch.options.checked = command.mode == Mode::Checked;
+    launch.options.shrink = command.shrink && launch.options.checked;
+    // This thread waits for the launch, and there is no other.
+    launch.options.alone = Some(|_| true);
+    if let Some(block) = command.only.iter().find(|block| **block >= launch.blocks()) {
+        return Err(format!("there is no block {block}: the grid has {}", launch.blocks()).into());
+    }
+    launch.options.only = (!command.only.is_empty()).then(|| command.only.clone().into());
     launch.options.threads = command.threads.unwrap_or(launch.options.threads);
     if launch.threads() > info.max_threads {
         return Err(format!("{} threads per block, at most {} are possible", launch.threads(), info.max_threads).into());
     }
     let start = Instant::now();
     let result = launch_kernel(&launch);
-    println!(
-        "{name}: {} blocks of {} threads, {:.3} ms",
-        launch.blocks(),
+    let mut text = format!(
+        "{name}: {} blocks of {} threads, {:.3} ms\n",
+        launch.options.only.as_ref().map_or(launch.blocks(), |only| only.len() as u64),
         launch.threads(),
         start.elapsed().as_secs_f64() * 1e3
     );
-    if let Err(fault) = result {
-        eprintln!("{fault}");
-        return Ok(ExitCode::FAILURE);
-    }
+    let mut contents = Vec::new();
     for (number, value) in placed.iter().enumerate() {
-        if let Some(text) = value.show(command.print)? {
-            println!("argument {number}: {text}");
+        if result.is_ok()
+            && let Some(shown) = value.show(command.print)?
+        {
+            text += &format!("argument {number}: {shown}\n");
         }
+        contents.extend(value.take()?);
     }
-    // Findings have been printed as they came up; they make the command fail.
-    Ok(if Findings::global().is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(Done { text, fault: result.err(), contents })
 }

@@ -94,6 +94,8 @@ fn each_lane(warp: &mut Warp, op: &Op, bytes: u64, mut step: impl FnMut(&mut War
     // Nothing came of it: a lock that is taken, or a value looked at again and again.
     if !changed {
         warp.spinning += 1;
+    } else if let Some(monitor) = warp.monitor() {
+        monitor.changed();
     }
     Flow::Next
 }

@@ -14,6 +14,7 @@ mod host;
 mod norm;
 mod reduce;
 mod scan;
+mod seeds;
 mod sort;
 mod stencil;
 mod transpose;

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use ptxvm_suite::mutants::{Edit, Mode, table};
 
-use runner::{check_all, state_of};
+use runner::{check_all, state_of, state_with};
 
 #[test]
 fn names_are_unique_and_every_edit_fits_its_source() {
@@ -83,4 +83,25 @@ fn findings_are_replayed_by_their_seed() {
     let (first, second) = (state_of(mutant, true), state_of(mutant, true));
     assert!(!lines(&first.report).is_empty());
     assert_eq!(lines(&first.report), lines(&second.report));
+}
+
+/// A finding is named with the few blocks that show it, and the program goes on as if nothing had been run again.
+#[test]
+fn findings_are_shrunk_to_few_blocks() {
+    let mutants = table();
+    for (name, blocks) in [("transpose_without_barrier", 1), ("total_without_atomic", 2), ("guard_off_by_one", 1)] {
+        let mutant = mutants.iter().find(|mutant| mutant.name == name).expect("in the table");
+        let plain = state_of(mutant, true);
+        let state = state_with(mutant, true, &[("PTXVM_SHRINK", "1")]);
+        assert_eq!(state.success, plain.success, "{name}: {}", state.errors);
+        let findings = state.report["findings"].as_array().cloned().unwrap_or_default();
+        // Of the many findings of a launch the first few are shrunk.
+        let is_it = |finding: &&serde_json::Value| finding["kind"] == mutant.expected && !finding["shrunk"].is_null();
+        let finding = findings.iter().find(is_it).unwrap_or_else(|| panic!("{name}: {}", state.errors));
+        let shrunk = &finding["shrunk"];
+        assert_eq!(shrunk["blocks"].as_array().map(Vec::len), Some(blocks), "{name}: {finding}");
+        assert!(shrunk["of"].as_u64() > Some(blocks as u64), "{name}: {shrunk}");
+        assert!(state.errors.contains("shrunk: "), "{name}: {}", state.errors);
+        assert!(plain.report["findings"][0]["shrunk"].is_null(), "nobody asked for it");
+    }
 }

@@ -26,6 +26,11 @@ const LIMIT: Duration = Duration::from_secs(120);
 
 /// Runs the mutant, or its healthy program, in a process of its own.
 pub(crate) fn state_of(mutant: &Mutant, mutated: bool) -> State {
+    state_with(mutant, mutated, &[])
+}
+
+/// As [`state_of`], with more variables of the environment.
+pub(crate) fn state_with(mutant: &Mutant, mutated: bool, variables: &[(&str, &str)]) -> State {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("report.json");
     let errors = folder.path().join("errors.txt");
@@ -39,6 +44,7 @@ pub(crate) fn state_of(mutant: &Mutant, mutated: bool) -> State {
         .env("PTXVM_SEED", "7")
         .env("PTXVM_REPORT", &path)
         .env("PTXVM_THREADS", "1")
+        .envs(variables.iter().copied())
         .stdout(Stdio::null())
         .stderr(std::fs::File::create(&errors).expect("a file"))
         .spawn()

@@ -241,6 +241,13 @@ fn leak(stage: &Stage) -> Outcome {
     stage.finish()
 }
 
+scenario!(LEAK_ALIVE, Cuda("tables"), leak_alive);
+fn leak_alive(stage: &Stage) -> Outcome {
+    // The program ends with its context alive, as many do.
+    std::mem::forget(stage.device.context.clone());
+    leak(stage)
+}
+
 scenario!(LEAK_ASYNC, Cuda("tables"), leak_async);
 fn leak_async(stage: &Stage) -> Outcome {
     let stream = stage.stream().cu_stream();

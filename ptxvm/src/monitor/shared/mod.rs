@@ -2,28 +2,18 @@
 //! have ever been written.
 //!
 //! A shadow word packs an access: the clock and number of the warp, the instruction, the lane, the bytes. Every warp has a
-//! row of its own for its reads, so that no reader is ever forgotten; `readers` tells which rows are worth looking at.
+//! row of its own for its reads, so that no reader is ever forgotten; `readers` tells which rows are worth looking at, and
+//! `weak` and `strong` mostly that none is.
+
+mod packed;
+mod sweep;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use packed::Packed;
 
 use super::clock::{CLOCK_LIMIT, WarpClock};
-
-const CLOCK: u32 = 40;
-const WARP: u32 = 35;
-const SITE: u32 = 15;
-const LANE: u32 = 10;
-const BYTES: u32 = 6;
-/// A strong or atomic access.
-const STRONG: u64 = 1;
-/// More than one lane has accessed the word.
-const SEVERAL: u64 = 2;
-/// Lanes of 2 bytes (or, with both bits, of 1) lie side by side in the word; `LANE` is the one at its first byte.
-const HALVES: u64 = 4;
-const QUARTERS: u64 = 8;
-/// A warp-wide instruction: all lanes have met when it is done.
-const COLLECTIVE: u64 = 16;
-/// By an asynchronous copy that has not been waited for. The clock is above all others.
-const ASYNC: u64 = 32;
-/// Sites that fit.
-const SITES: u32 = (1 << 20) - 1;
+use packed::{ASYNC, CLOCK, COLLECTIVE, OWN, SEVERAL, STRONG};
 
 /// An access to the words of one lane.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +25,17 @@ pub(crate) struct SharedAccess {
     pub(crate) bytes: u32,
     pub(crate) strong: bool,
     pub(crate) collective: bool,
+}
+
+/// What an access does to its words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum How {
+    Read,
+    Write,
+    /// Reads and writes at once.
+    Atomic,
+    /// Starts an asynchronous copy to them: until [`SharedShadow::landed`], nobody may touch them.
+    Copy,
 }
 
 /// Something wrong about an access.
@@ -62,92 +63,16 @@ pub(crate) enum Wrong {
     Copying,
 }
 
-/// An access, as packed into a shadow word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Packed(u64);
-
-impl Packed {
-    fn new(access: &SharedAccess, clock: u32) -> Self {
-        let mut bits = u64::from(clock) << CLOCK
-            | u64::from(access.warp) << WARP
-            | u64::from(access.site.min(SITES)) << SITE
-            | u64::from(access.lane) << LANE;
-        bits |= match access.bytes {
-            1 => HALVES | QUARTERS,
-            2 => HALVES,
-            _ => 0,
-        };
-        bits |= if access.strong { STRONG } else { 0 };
-        bits |= if access.collective { COLLECTIVE } else { 0 };
-        Self(bits)
-    }
-
-    fn clock(self) -> u32 {
-        (self.0 >> CLOCK) as u32
-    }
-
-    pub(crate) fn warp(self) -> u32 {
-        (self.0 >> WARP) as u32 & 31
-    }
-
-    pub(crate) fn site(self) -> u32 {
-        (self.0 >> SITE) as u32 & SITES
-    }
-
-    fn bytes(self) -> u32 {
-        (self.0 >> BYTES) as u32 & 15
-    }
-
-    /// The lane that accessed a byte of the word.
-    pub(crate) fn lane(self, byte: u32) -> u32 {
-        let first = (self.0 >> LANE) as u32;
-        (first + self.step(byte)) & 31
-    }
-
-    fn step(self, byte: u32) -> u32 {
-        match self.0 & (HALVES | QUARTERS) {
-            HALVES => byte / 2,
-            0 => 0,
-            _ => byte,
-        }
-    }
-
-    fn is_atomic(self) -> bool {
-        self.has(STRONG) && self.has(COLLECTIVE)
-    }
-
-    fn has(self, flag: u64) -> bool {
-        self.0 & flag != 0
-    }
-
-    /// For bytes of one word: the access with the lane moved to where its word begins.
-    fn at(self, byte: u32, bytes: u32) -> Self {
-        let lane = ((self.0 >> LANE) as u32).wrapping_sub(self.step(byte)) & 31;
-        Self(self.0 & !(31 << LANE) & !(15 << BYTES) | u64::from(lane) << LANE | u64::from(bytes) << BYTES)
-    }
-
-    /// What is kept when `self` comes after `old` in the same row.
-    fn after(self, old: Self) -> Self {
-        const WHERE: u64 = (31 << LANE) | (15 << BYTES) | (HALVES | QUARTERS) | SEVERAL;
-        if (self.0 ^ old.0) & !WHERE & !(u64::from(SITES) << SITE) != 0 {
-            return self;
-        }
-        // The same warp between two synchronisations.
-        let overlap = old.bytes() & self.bytes() != 0;
-        let pattern = (31 << LANE) | (HALVES | QUARTERS);
-        let mut merged = self.0 | old.0 & (15 << BYTES);
-        if old.has(SEVERAL) || (self.0 ^ old.0) & pattern != 0 && (overlap || self.bytes() != 15) {
-            merged |= SEVERAL;
-        }
-        Self(merged)
-    }
-}
-
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct SharedShadow {
     write: Vec<u64>,
+    /// Warps that have read a word since it was last written whole.
     readers: Vec<u32>,
+    /// The newest clock of a weak read of a word.
+    weak: Vec<u32>,
+    /// The newest clock of a strong read or an atomic.
+    strong: Vec<u32>,
     rows: Vec<Vec<u64>>,
     /// Bytes of each word that have been written.
     written: Vec<u8>,
@@ -188,6 +113,8 @@ impl SharedShadow {
             let words = words.next_power_of_two();
             self.write.resize(words, 0);
             self.readers.resize(words, 0);
+            self.weak.resize(words, 0);
+            self.strong.resize(words, 0);
             self.written.resize(words, 0);
         }
     }
@@ -201,36 +128,46 @@ impl SharedShadow {
         (access.address / 4) as usize..last as usize + 1
     }
 
-    /// A read of one lane. What is wrong goes to `hits`.
-    #[inline]
-    pub(crate) fn read(&mut self, clock: &WarpClock, access: &SharedAccess, hits: &mut Vec<Hit>) {
-        self.grow_row(access.warp);
-        let mine = Packed::new(access, clock.now);
-        let bit = 1 << access.warp;
-        for word in Self::words(access) {
-            let Some(&old) = self.write.get(word) else { return };
-            let old = Packed(old);
-            let bytes = Self::bytes_of(access, word as u32);
-            let mine = mine.at(bytes.trailing_zeros(), bytes);
-            if old.clock() > clock.bound[old.warp() as usize] {
-                judge(clock, access, word as u32, mine, old, true, hits);
-            }
-            self.check_written(access, word, bytes, old, hits);
-            if old.has(STRONG) && !access.strong {
-                self.check_atomics(clock, access, word, mine, hits);
-            }
-            let row = &mut self.rows[access.warp as usize];
-            row[word] = mine.after(Packed(row[word])).0;
-            self.readers[word] |= bit;
-        }
-    }
-
     #[inline]
     fn grow_row(&mut self, warp: u32) {
         let row = &mut self.rows[warp as usize];
         if row.len() < self.write.len() {
             row.resize(self.write.len(), 0);
         }
+    }
+
+    /// An access of one lane. What is wrong goes to `hits`.
+    fn one(&mut self, clock: &WarpClock, access: &SharedAccess, how: How, hits: &mut Vec<Hit>) {
+        let whole = Packed::new(access, clock.now);
+        for word in Self::words(access) {
+            if word >= self.write.len() {
+                return;
+            }
+            let bytes = Self::bytes_of(access, word as u32);
+            let mine = whole.at(bytes.trailing_zeros(), bytes);
+            match how {
+                How::Read => self.read(clock, access, word, mine, hits),
+                _ => self.write(clock, access, word, mine, how, hits),
+            }
+        }
+    }
+
+    #[inline]
+    fn read(&mut self, clock: &WarpClock, access: &SharedAccess, word: usize, mine: Packed, hits: &mut Vec<Hit>) {
+        let old = Packed(self.write[word]);
+        let seen = old.clock() <= clock.bound[old.warp() as usize];
+        if !seen && (old.0 ^ mine.0) & OWN != 0 {
+            judge(clock, access, word as u32, mine, old, true, hits);
+        }
+        self.check_written(access, word, mine.bytes(), old, hits);
+        if old.has(STRONG) && !access.strong && self.strong[word] > clock.floor {
+            self.check_atomics(clock, access, word, mine, hits);
+        }
+        let newest = if access.strong { &mut self.strong[word] } else { &mut self.weak[word] };
+        *newest = clock.now.max(*newest);
+        let row = &mut self.rows[access.warp as usize];
+        row[word] = mine.after(Packed(row[word])).0;
+        self.readers[word] |= 1 << access.warp;
     }
 
     #[inline]
@@ -262,12 +199,22 @@ impl SharedShadow {
         }
     }
 
+    /// Whether a write of these lanes is ordered behind all reads of the word; false: it has to be looked at.
     #[inline]
-    fn check_write(&self, clock: &WarpClock, access: &SharedAccess, word: usize, mine: Packed, hits: &mut Vec<Hit>) {
-        let old = Packed(self.write[word]);
-        if old.clock() > clock.bound[old.warp() as usize] {
-            judge(clock, access, word as u32, mine, old, true, hits);
+    fn reads_seen(&self, clock: &WarpClock, warp: u32, word: usize, mine: Packed) -> bool {
+        let strong = mine.has(STRONG) || self.strong[word] <= clock.floor;
+        if strong && self.weak[word] <= clock.floor {
+            return true;
         }
+        let own = self.rows[warp as usize].get(word).is_some_and(|row| (row ^ mine.0) & OWN == 0);
+        match self.readers[word] {
+            0 => true,
+            readers => readers == 1 << warp && own,
+        }
+    }
+
+    #[cold]
+    fn check_reads(&self, clock: &WarpClock, access: &SharedAccess, word: usize, mine: Packed, hits: &mut Vec<Hit>) {
         let mut readers = self.readers[word];
         while readers != 0 {
             let warp = readers.trailing_zeros();
@@ -279,44 +226,44 @@ impl SharedShadow {
         }
     }
 
-    /// A write of one lane; `reads`: an atomic.
     #[inline]
-    pub(crate) fn write(&mut self, clock: &WarpClock, access: &SharedAccess, reads: bool, hits: &mut Vec<Hit>) {
-        let mine = Packed::new(access, clock.now);
-        for word in Self::words(access) {
-            let Some(&old) = self.write.get(word) else { return };
-            let old = Packed(old);
-            let bytes = Self::bytes_of(access, word as u32);
-            let mine = mine.at(bytes.trailing_zeros(), bytes);
-            self.check_write(clock, access, word, mine, hits);
-            if reads {
+    fn write(
+        &mut self,
+        clock: &WarpClock,
+        access: &SharedAccess,
+        word: usize,
+        mine: Packed,
+        how: How,
+        hits: &mut Vec<Hit>,
+    ) {
+        let old = Packed(self.write[word]);
+        let seen = old.clock() <= clock.bound[old.warp() as usize];
+        let harmless = (old.0 ^ mine.0) & OWN == 0 || mine.has(STRONG) && old.has(STRONG) && !old.has(ASYNC);
+        if !seen && !harmless {
+            judge(clock, access, word as u32, mine, old, true, hits);
+        }
+        if !self.reads_seen(clock, access.warp, word, mine) {
+            self.check_reads(clock, access, word, mine, hits);
+        }
+        let bytes = mine.bytes();
+        let bit = 1 << access.warp;
+        match how {
+            How::Atomic => {
                 self.check_written(access, word, bytes, old, hits);
-                self.grow_row(access.warp);
                 self.rows[access.warp as usize][word] = mine.0 | COLLECTIVE;
-                self.readers[word] |= 1 << access.warp;
-            } else if bytes == 15 {
-                self.readers[word] = 0;
+                self.readers[word] |= bit;
+                self.strong[word] = clock.now.max(self.strong[word]);
             }
-            self.write[word] = mine.after(old).0;
-            self.written[word] |= bytes as u8;
+            _ if bytes == 15 || how == How::Copy => self.readers[word] = 0,
+            _ => {}
         }
-    }
-
-    /// A lane starts an asynchronous copy to its words: until [`Self::landed`], nobody may touch them.
-    pub(crate) fn copying(&mut self, clock: &WarpClock, access: &SharedAccess, hits: &mut Vec<Hit>) {
-        let mine = Packed::new(access, clock.now);
-        for word in Self::words(access) {
-            if word >= self.write.len() {
-                return;
-            }
-            let bytes = Self::bytes_of(access, word as u32);
-            let mine = mine.at(bytes.trailing_zeros(), bytes);
-            self.check_write(clock, access, word, mine, hits);
-            self.write[word] = mine.0 | ASYNC | u64::from(u32::MAX >> 8) << CLOCK;
-            self.written[word] |= bytes as u8;
-            self.readers[word] = 0;
+        self.written[word] |= bytes as u8;
+        self.write[word] = if how == How::Copy {
             self.copying += 1;
-        }
+            in_flight(mine.0)
+        } else {
+            mine.after(old).0
+        };
     }
 
     /// The copy has been waited for by the lane that started it: it counts as that lane's write, now.
@@ -332,6 +279,12 @@ impl SharedShadow {
             }
         }
     }
+}
+
+/// A write, as it is until its copy has been waited for.
+#[inline]
+fn in_flight(mine: u64) -> u64 {
+    mine | ASYNC | u64::from(u32::MAX >> 8) << CLOCK
 }
 
 /// Two accesses to a word, not known to be ordered: whether that is wrong.

@@ -1,0 +1,188 @@
+//! Accesses to global memory, as the checker of a block sees them.
+
+use super::{
+    Access, AccessKind,
+    actor::Actor,
+    check::{Checker, Extra, is_strong, strong},
+    gather::parts,
+    line::{Line, Note, Relation},
+    pages::{PAGE, PageGuard},
+};
+
+impl Checker {
+    pub(super) fn global_access(&mut self, actor: &Actor, access: &Access<'_>, extra: &Extra<'_>) {
+        let site = self.site(actor);
+        let writes = matches!(access.kind, AccessKind::Write | AccessKind::Atomic | AccessKind::AsyncWrite);
+        let reads = !matches!(access.kind, AccessKind::Write | AccessKind::AsyncWrite);
+        let strong = is_strong(access);
+        let Self { launch, block, warps, known, conflicts, .. } = self;
+        let (source, block, warp) = (launch.source.id, *block, actor.warp);
+        let clock = &warps[warp as usize];
+        let who = (block, warp, clock.now);
+        let mut missing: Option<u64> = None;
+        let mut held: Option<(u64, PageGuard<'_>)> = None;
+        let mut released = false;
+        parts(access.mask, access.bytes, access.addresses, |part| {
+            let number = part.line / PAGE;
+            if held.as_ref().is_none_or(|(page, _)| *page != number) {
+                held = None;
+                let page = launch.pages.lock(part.line);
+                if let Some(record) = &launch.record {
+                    record.touches(number, &page);
+                }
+                held = Some((number, page));
+            }
+            let Some((_, page)) = &mut held else { return };
+            let line = (part.line % PAGE / super::pages::LINE) as usize;
+            let written = &mut page.written[line];
+            if reads && part.mask & !*written != 0 && missing.is_none() {
+                missing = Some(part.line + u64::from((part.mask & !*written).trailing_zeros()));
+            }
+            if writes {
+                if let Some(record) = &launch.record {
+                    record.writes(part.line, part.mask);
+                }
+                *written |= part.mask;
+            }
+            released |= page.locations.is_some();
+            let note = Note::new(source, who, site, part.lanes, (writes, strong), part.mask);
+            let order = |old: &Note| {
+                if old.source != source {
+                    if known.0 != old.source {
+                        *known = (old.source, launch.comes_after(old.source));
+                    }
+                    return if known.1 { Relation::Before } else { Relation::Apart };
+                }
+                match clock.saw(old.block, old.warp.into(), old.clock) {
+                    true => Relation::Before,
+                    false if old.block == block && u32::from(old.warp) == warp => Relation::SameWarp,
+                    false => Relation::Apart,
+                }
+            };
+            let line: &mut Line = &mut page.lines[line];
+            line.access(&note, Some(clock), order, |conflict| conflicts.push((conflict, part.line)));
+        });
+        drop(held);
+        if let Some(address) = missing {
+            self.tell_unwritten(actor, access, address);
+        }
+        if writes && access.kind == AccessKind::Write && !access.mask.is_power_of_two() {
+            self.check_lanes_write_apart(actor, access, extra);
+        }
+        if !self.conflicts.is_empty() {
+            self.tell_conflicts(actor, access, extra);
+        }
+        if strong {
+            self.global_release(actor, access, released);
+        }
+    }
+
+    fn global_release(&mut self, actor: &Actor, access: &Access<'_>, released: bool) {
+        let Self { launch, warps, .. } = self;
+        let (pages, clock) = (&launch.pages, &mut warps[actor.warp as usize]);
+        let how = strong(access);
+        if how.acquires || how.releases {
+            clock.fence_lanes(access.mask);
+        }
+        let hands_on = how.writes && (how.releases || clock.has_fenced(access.mask));
+        if !released && !hands_on {
+            return;
+        }
+        for lane in (0..32).filter(|lane| access.mask >> lane & 1 != 0) {
+            let address = access.addresses[lane as usize];
+            let word = (address % PAGE / 4) as u16;
+            let mut page = pages.lock(address);
+            if hands_on {
+                page.locations.get_or_insert_default().entry(word).or_default().access(clock, 1 << lane, how);
+            } else if let Some(location) = page.locations.as_mut().and_then(|locations| locations.get_mut(&word)) {
+                location.access(clock, 1 << lane, how);
+            }
+        }
+    }
+
+    #[cold]
+    fn tell_unwritten(&mut self, actor: &Actor, access: &Access<'_>, address: u64) {
+        let holds = |lane: &u32| {
+            let start = access.addresses[*lane as usize];
+            access.mask >> lane & 1 != 0 && (start..start + u64::from(access.bytes)).contains(&address)
+        };
+        let lane = (0..32).find(holds).unwrap_or(actor.leader());
+        let at = self.at(actor, lane);
+        self.teller.unwritten_global(at, address);
+    }
+
+    /// Lanes of one store that write the same place, but not the same.
+    fn check_lanes_write_apart(&mut self, actor: &Actor, access: &Access<'_>, extra: &Extra<'_>) {
+        let Some(value) = extra.values else { return };
+        let first = access.mask.trailing_zeros() as usize;
+        let width = u64::from(access.bytes);
+        let ascending = (first..32).all(|lane| {
+            access.mask >> lane & 1 == 0
+                || access.addresses[lane] == access.addresses[first].wrapping_add((lane - first) as u64 * width)
+        });
+        if ascending {
+            return;
+        }
+        let (mut list, mut count) = ([0; 32], 0usize);
+        let (mut rising, mut falling) = (true, true);
+        for lane in (first..32).filter(|lane| access.mask >> lane & 1 != 0) {
+            if let Some(before) = count.checked_sub(1).map(|last| access.addresses[list[last]]) {
+                rising &= access.addresses[lane] > before;
+                falling &= access.addresses[lane] < before;
+            }
+            list[count] = lane;
+            count += 1;
+        }
+        if rising || falling {
+            return;
+        }
+        let lanes = &mut list[..count];
+        lanes.sort_unstable_by_key(|lane| access.addresses[*lane]);
+        let pair = lanes
+            .windows(2)
+            .find(|pair| access.addresses[pair[0]] == access.addresses[pair[1]] && value(pair[0]) != value(pair[1]));
+        if let Some(pair) = pair {
+            let [at, other] = [pair[1], pair[0]].map(|lane| self.at(actor, lane as u32));
+            self.teller.lanes_write_apart(at, other, "global", access.addresses[pair[0]]);
+        }
+    }
+
+    #[cold]
+    fn tell_conflicts(&mut self, actor: &Actor, access: &Access<'_>, extra: &Extra<'_>) {
+        for (conflict, line) in std::mem::take(&mut self.conflicts) {
+            let address = line + u64::from(conflict.byte);
+            let holds = |lane: &u32| {
+                let start = access.addresses[*lane as usize];
+                access.mask >> lane & 1 != 0 && (start..start + u64::from(access.bytes)).contains(&address)
+            };
+            let lane = (0..32).find(holds).unwrap_or(actor.leader());
+            if access.kind == AccessKind::Write && global_stays(access, conflict.mask, line, extra) {
+                continue;
+            }
+            let at = self.at(actor, lane);
+            self.teller.global(at, &conflict, access.kind, address);
+        }
+    }
+}
+
+/// Whether the lanes of a store that touch `mask` of a line leave memory as it is: then it does not matter when they come.
+fn global_stays(access: &Access<'_>, mask: u128, line: u64, extra: &Extra<'_>) -> bool {
+    let Some(value) = extra.values else { return false };
+    let bytes = access.bytes as usize;
+    if bytes > 16 {
+        return false;
+    }
+    let concerned = |lane: &usize| {
+        let offset = access.addresses[*lane].wrapping_sub(line);
+        access.mask >> lane & 1 != 0
+            && offset < super::pages::LINE
+            && mask & super::pages::range_mask(offset as u32, access.bytes) != 0
+    };
+    (0..32).filter(concerned).all(|lane| {
+        let mut old = [0u8; 16];
+        // SAFETY: the access has been found to lie in an allocation; another thread may write it at the same time, which is
+        // the very thing to be reported, and every value of bytes is fine.
+        unsafe { std::ptr::copy_nonoverlapping(access.addresses[lane] as *const u8, old.as_mut_ptr(), bytes) };
+        old[..bytes] == value(lane).to_le_bytes()[..bytes]
+    })
+}
