@@ -130,7 +130,8 @@ impl Grid<'_> {
 
     fn rounds(&self, worker: u64) {
         let options = &self.running.launch.options;
-        let most = (self.resident / self.still.len() as u64).max(1);
+        // Rounded up: the blocks of a cooperative grid are under way all at once.
+        let most = self.resident.div_ceil(self.still.len() as u64).max(1);
         let turns = options.seed.is_some() || options.checked;
         let together = if turns { TOGETHER.min(most) } else { 1 };
         let mut random = options.seed.unwrap_or(0) ^ worker.wrapping_mul(0xd134_2543_de82_ef95);
