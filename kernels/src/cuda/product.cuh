@@ -1,0 +1,136 @@
+// The main loop of every large kernel: a tile of rows, gathered by a `Source`, times packed weights.
+//
+//     sums[ROWS, COLUMNS] = a[ROWS, k] · weights[n0 .. n0 + COLUMNS, k]ᵀ
+//
+// STAGES tiles of both operands are under way as asynchronous copies while one is multiplied. Rows are in swizzled tiles read
+// by ldmatrix; weights are copied as they are packed and read by 16-byte loads: no bank conflict in either.
+#pragma once
+#include "cuda/mma.cuh"
+
+namespace segface {
+
+// ROWS × COLUMNS of the result by WARPS_M × WARPS_N warps; ROW_BYTES (64 or 128) of k per stage.
+template <class P_, int ROWS_, int COLUMNS_, int WARPS_M_, int WARPS_N_, int ROW_BYTES, int STAGES_>
+struct Shape {
+    using P = P_;
+    using E = typename P::Element;
+    static constexpr int ROWS = ROWS_, COLUMNS = COLUMNS_, WARPS_M = WARPS_M_, WARPS_N = WARPS_N_, STAGES = STAGES_;
+    static constexpr int THREADS = 32 * WARPS_M * WARPS_N;
+    static constexpr int K = ROW_BYTES / int(sizeof(E));
+    static constexpr int M_ATOMS = ROWS / WARPS_M / 16, N_ATOMS = COLUMNS / WARPS_N / PACK_COLUMNS;
+    static constexpr int WARP_ROWS = ROWS / WARPS_M, WARP_COLUMNS = COLUMNS / WARPS_N;
+    static constexpr int ROW_CHUNKS = ROW_BYTES / 16;
+    // Rows that a thread copies in a stage: `SLOTS` of them, `THREADS / ROW_CHUNKS` apart.
+    static constexpr int ROW_STEP = THREADS / ROW_CHUNKS;
+    static constexpr int SLOTS = ceil_divide(ROWS, ROW_STEP);
+    static constexpr int PACKS = K / PACK_K<P>;
+    static constexpr int A_BYTES = ROWS * ROW_BYTES;
+    static constexpr int B_BYTES = PACKS * (COLUMNS / PACK_COLUMNS) * PACK_BYTES;
+    static constexpr int STAGE_BYTES = A_BYTES + B_BYTES;
+    static constexpr int BYTES = STAGES * STAGE_BYTES;
+    using ATile = Tile<E, K>;
+    using Sums = float[M_ATOMS][N_ATOMS][4];
+    static_assert(M_ATOMS * 16 * WARPS_M == ROWS && N_ATOMS * PACK_COLUMNS * WARPS_N == COLUMNS, "warps divide the tile");
+};
+
+// A source of rows. The loop below calls, for each of the thread's slots i (row `row(i)` of the tile):
+//   prepare(i, row)          once; `row` is the number in the tile
+//   copy(i, target, k)       per stage: starts the copy of the chunk at column k, zeros where there is nothing
+//   TRANSFORMS, transform(i, chunk, k): what becomes of the numbers once they have landed
+// Rows past the end and columns past the matrix are the source's to fill with zeros.
+
+template <class S, class Source>
+struct Product {
+    using P = typename S::P;
+    using E = typename S::E;
+    using M = Mma<P>;
+
+    // Columns n_begin .. n_begin + COLUMNS of weights that have `columns` (a multiple of 8) and k padded to whole blocks.
+    static __device__ __forceinline__ void run(typename S::Sums &sums, Source &source, const u8 *weights, int k, int columns,
+                                               int n_begin, u32 buffer) {
+        const int thread = int(threadIdx.x), lane_chunk = thread % S::ROW_CHUNKS, first_row = thread / S::ROW_CHUNKS;
+        const int blocks_n = columns / PACK_COLUMNS, block_begin = n_begin / PACK_COLUMNS;
+        const int blocks_k = ceil_divide(k, PACK_K<P>);
+        const int steps = ceil_divide(k, S::K);
+#pragma unroll
+        for (int i = 0; i < S::SLOTS; i++) source.prepare(i, first_row + i * S::ROW_STEP);
+#pragma unroll
+        for (int m = 0; m < S::M_ATOMS; m++)
+#pragma unroll
+            for (int n = 0; n < S::N_ATOMS; n++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) sums[m][n][i] = 0.0f;
+
+        auto start = [&](int step) {
+            if (step < steps) {
+                const u32 a = buffer + u32(step % S::STAGES) * S::STAGE_BYTES, b = a + S::A_BYTES;
+                const typename S::ATile tile{a};
+#pragma unroll
+                for (int i = 0; i < S::SLOTS; i++) {
+                    const int row = first_row + i * S::ROW_STEP;
+                    if (S::ROWS % S::ROW_STEP == 0 || row < S::ROWS) {
+                        source.copy(i, tile.address(row, lane_chunk), step * S::K + lane_chunk * CHUNK<E>);
+                    }
+                }
+                constexpr int B_CHUNKS = S::B_BYTES / 16, RUN = S::COLUMNS / PACK_COLUMNS * (PACK_BYTES / 16);
+#pragma unroll
+                for (int i = thread; i < B_CHUNKS; i += S::THREADS) {
+                    const int pack = i / RUN, at = i % RUN, block = block_begin + at / (PACK_BYTES / 16);
+                    const int block_k = step * S::PACKS + pack;
+                    const bool there = block < blocks_n && block_k < blocks_k;
+                    const u64 offset = there ? u64(block_k * blocks_n + block) * PACK_BYTES + u64(at % (PACK_BYTES / 16)) * 16 : 0;
+                    copy_async(b + u32(i) * 16, weights + offset, there ? 16 : 0);
+                }
+            }
+            commit_copies();
+        };
+#pragma unroll
+        for (int step = 0; step < S::STAGES - 1; step++) start(step);
+
+        const int warp = thread / 32, row = warp % S::WARPS_M * S::WARP_ROWS, column_block = warp / S::WARPS_M * S::N_ATOMS;
+        for (int step = 0; step < steps; step++) {
+            const u32 a = buffer + u32(step % S::STAGES) * S::STAGE_BYTES, b = a + S::A_BYTES;
+            const typename S::ATile tile{a};
+            wait_copies<S::STAGES - 2>();
+            if constexpr (Source::TRANSFORMS) {
+                // A thread sees its own copies without a barrier.
+#pragma unroll
+                for (int i = 0; i < S::SLOTS; i++) {
+                    const int r = first_row + i * S::ROW_STEP;
+                    if (S::ROWS % S::ROW_STEP == 0 || r < S::ROWS) {
+                        const u32 address = tile.address(r, lane_chunk);
+                        Chunk chunk = load_shared(address);
+                        source.transform(i, chunk, step * S::K + lane_chunk * CHUNK<E>);
+                        store_shared(address, chunk);
+                    }
+                }
+            }
+            __syncthreads();
+            start(step + S::STAGES - 1);
+#pragma unroll
+            for (int pack = 0; pack < S::PACKS; pack++) {
+                typename M::A fragments[S::M_ATOMS][M::PACK_STEPS];
+#pragma unroll
+                for (int m = 0; m < S::M_ATOMS; m++)
+#pragma unroll
+                    for (int s = 0; s < M::PACK_STEPS; s++) {
+                        fragments[m][s] = M::load_a(tile, row + m * 16, pack * PACK_K<P> + s * M::K);
+                    }
+#pragma unroll
+                for (int n = 0; n < S::N_ATOMS; n++) {
+                    typename M::B weight[M::PACK_STEPS];
+                    M::load_b_packed(weight, b + u32(pack * (S::COLUMNS / PACK_COLUMNS) + column_block + n) * PACK_BYTES);
+#pragma unroll
+                    for (int s = 0; s < M::PACK_STEPS; s++)
+#pragma unroll
+                        for (int m = 0; m < S::M_ATOMS; m++) M::multiply(sums[m][n], fragments[m][s], weight[s]);
+                }
+            }
+        }
+        // What follows may use the buffer.
+        wait_copies<0>();
+        __syncthreads();
+    }
+};
+
+}  // namespace segface

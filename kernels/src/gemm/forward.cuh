@@ -1,0 +1,113 @@
+// out[rows, n] = epilogue(prologue(x)[rows, k] · weightᵀ[k, n])           (`segface_kernels::gemm::GemmSpec`)
+//
+// x and out row-major, weight packed. A block makes a tile of Shape::ROWS × Shape::COLUMNS; grid (tiles of rows, tiles of
+// columns). FLOPs 2·rows·n·k. x is read once per tile of columns, weights once per tile of rows, out written once.
+#pragma once
+#include "cuda/epilogue.cuh"
+
+namespace segface::gemm {
+
+// Rows as they are.
+template <class S, int K>
+struct Rows {
+    using E = typename S::E;
+    static constexpr bool TRANSFORMS = false;
+    const E *x;
+    int row0, rows;
+    const E *row[S::SLOTS];
+    bool there[S::SLOTS];
+
+    __device__ __forceinline__ void prepare(int i, int r) {
+        there[i] = row0 + r < rows;
+        row[i] = x + u64(there[i] ? row0 + r : 0) * K;
+    }
+    __device__ __forceinline__ void copy(int i, u32 target, int k) const {
+        const bool inside = there[i] && k < K;
+        copy_async(target, inside ? row[i] + k : x, inside ? 16 : 0);
+    }
+};
+
+// Rows times a factor per image and column (squeeze-excite).
+template <class S, int K>
+struct GatedRows : Rows<S, K> {
+    using E = typename S::E;
+    static constexpr bool TRANSFORMS = true;
+    const float *gate;
+    int rows_per_gate;
+    const float *gates[S::SLOTS];
+
+    __device__ __forceinline__ void prepare(int i, int r) {
+        Rows<S, K>::prepare(i, r);
+        gates[i] = gate + u64(this->there[i] ? (this->row0 + r) / rows_per_gate : 0) * K;
+    }
+    __device__ __forceinline__ void transform(int i, Chunk &chunk, int k) const {
+        if (!this->there[i] || k >= K) return;
+        float values[CHUNK<E>];
+        unpack<E>(chunk, values);
+#pragma unroll
+        for (int v = 0; v < CHUNK<E>; v++) values[v] *= gates[i][k + v];
+        chunk = pack<E>(values);
+    }
+};
+
+// Rows after a layer norm over k. The lanes that copy a row first read it for its moments.
+template <class S, int K>
+struct NormedRows : Rows<S, K> {
+    using E = typename S::E;
+    static constexpr bool TRANSFORMS = true;
+    const float *weight, *bias;
+    float eps;
+    float mean[S::SLOTS], scale[S::SLOTS];
+
+    __device__ __forceinline__ void prepare(int i, int r) {
+        Rows<S, K>::prepare(i, r);
+        const int first = int(threadIdx.x) % S::ROW_CHUNKS * CHUNK<E>;
+        float sum = 0, squares = 0;
+        for (int k = first; k < K; k += S::K) {
+            float values[CHUNK<E>];
+            unpack<E>(load_chunk(this->row[i] + k), values);
+#pragma unroll
+            for (int v = 0; v < CHUNK<E>; v++) sum += values[v];
+        }
+        mean[i] = reduce(sum) / float(K);
+        for (int k = first; k < K; k += S::K) {
+            float values[CHUNK<E>];
+            unpack<E>(load_chunk(this->row[i] + k), values);
+#pragma unroll
+            for (int v = 0; v < CHUNK<E>; v++) squares += (values[v] - mean[i]) * (values[v] - mean[i]);
+        }
+        scale[i] = rsqrtf(reduce(squares) / float(K) + eps);
+    }
+    static __device__ __forceinline__ float reduce(float x) {
+#pragma unroll
+        for (int d = 1; d < S::ROW_CHUNKS; d *= 2) x += __shfl_xor_sync(~0u, x, d);
+        return x;
+    }
+    __device__ __forceinline__ void transform(int i, Chunk &chunk, int k) const {
+        if (!this->there[i] || k >= K) return;
+        float values[CHUNK<E>];
+        unpack<E>(chunk, values);
+#pragma unroll
+        for (int v = 0; v < CHUNK<E>; v++) values[v] = (values[v] - mean[i]) * scale[i] * weight[k + v] + bias[k + v];
+        chunk = pack<E>(values);
+    }
+};
+
+// Bytes of dynamic shared memory of `forward`.
+template <class S, class Epi>
+constexpr int bytes() {
+    return S::BYTES > finish_bytes<S, Epi::NORM>() ? S::BYTES : finish_bytes<S, Epi::NORM>();
+}
+
+template <class S, int N, int K, class Source, class Epi>
+__device__ __forceinline__ void forward(Source &source, const u8 *weight, const Epi &epilogue, typename S::E *out, int rows) {
+    const u32 buffer = shared_address(shared_memory);
+    const int row0 = int(blockIdx.x) * S::ROWS, n0 = int(blockIdx.y) * S::COLUMNS;
+    source.row0 = row0;
+    source.rows = rows;
+    typename S::Sums sums;
+    Product<S, Source>::run(sums, source, weight, K, N, n0, buffer);
+    finish<S>(sums, epilogue, out, row0, rows, n0, N, buffer, [](int row) { return row; });
+}
+
+}  // namespace segface::gemm
