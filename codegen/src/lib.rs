@@ -3,6 +3,7 @@
 mod builder;
 pub mod check;
 mod cost;
+pub mod cuda;
 mod error;
 pub mod explain;
 pub mod ir;

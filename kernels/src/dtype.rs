@@ -10,6 +10,8 @@ pub enum DType {
     F32,
     /// bfloat16: the upper half of a 32-bit float, rounded to nearest even.
     Bf16,
+    /// IEEE half precision; only the CUDA target computes with it.
+    F16,
     /// Class ids.
     U8,
 }
@@ -19,7 +21,7 @@ impl DType {
     pub fn size(self) -> usize {
         match self {
             DType::F32 => 4,
-            DType::Bf16 => 2,
+            DType::Bf16 | DType::F16 => 2,
             DType::U8 => 1,
         }
     }

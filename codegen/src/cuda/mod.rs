@@ -1,0 +1,13 @@
+//! The CUDA target: an optimised graph becomes kernel sources, launches, and constants in the form the kernels take.
+//!
+//! A kernel is a template of `segface_kernels` instantiated with compile-time channel counts and tile shapes; what depends on
+//! the image's size is an argument. Nodes that need the same instance share it, also across image sizes. Each launch names its
+//! arguments symbolically ([`Argument`]); whoever runs the program turns them into addresses.
+
+mod kernel;
+mod lower;
+mod program;
+pub mod tile;
+
+pub use kernel::{Argument, Kernel, Launch};
+pub use program::{Form, Program, compile, compile_graph};

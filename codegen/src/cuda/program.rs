@@ -1,0 +1,119 @@
+//! A network as CUDA kernels.
+
+use super::kernel::{Kernel, Launch};
+use super::lower::Lowering;
+use crate::ir::{Graph, Output, Source, ValueId};
+use crate::passes::MemoryPlan;
+use crate::passes::plan_memory::plan_memory_with;
+use crate::plan::{CompileOptions, Precision, Stage, optimise};
+use crate::{CodegenError, ModelSpec, WeightSource};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// The form in which a kernel takes a constant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Form {
+    /// Row-major f32.
+    F32,
+    /// Row-major, in the element type of activations.
+    Element,
+    /// A product's weight [n, k] in fragment order (`segface_kernels::cuda::pack`).
+    Packed {
+        /// Rows: columns of the product.
+        n: usize,
+        /// Columns: terms of each sum.
+        k: usize,
+    },
+}
+
+/// A compiled network for CUDA.
+#[derive(Debug, Clone)]
+pub struct Program {
+    /// Which network.
+    pub model: ModelSpec,
+    /// How products are computed and what activations are.
+    pub precision: Precision,
+    /// The calls it was made from. Its constants hold no numbers.
+    pub graph: Graph,
+    /// Where values and workspaces live in the arena.
+    pub memory: MemoryPlan,
+    /// Every kernel, once.
+    pub kernels: Vec<Kernel>,
+    /// What is run, in order.
+    pub launches: Vec<Launch>,
+    /// Constants by value and form, as bytes for the device.
+    pub constants: Vec<(ValueId, Form, Arc<[u8]>)>,
+    /// How many 32-bit counters the launches need.
+    pub counters: usize,
+}
+
+/// Compiles a network for CUDA.
+///
+/// # Errors
+/// Sizes the network cannot take; missing or misshapen weights, all of them.
+pub fn compile(
+    model: &ModelSpec,
+    weights: &dyn WeightSource,
+    options: &CompileOptions,
+    observe: &mut dyn FnMut(Stage<'_>),
+) -> Result<Program, CodegenError> {
+    Ok(compile_graph(*model, options.precision, optimise(model, weights, options, observe)?))
+}
+
+/// Turns the nodes of a graph, in the precision it was lowered to, into launches.
+pub fn compile_graph(model: ModelSpec, precision: Precision, mut graph: Graph) -> Program {
+    let mut lowering = Lowering::new(&graph, precision);
+    for index in 0..graph.nodes.len() {
+        lowering.lower(index);
+    }
+    let parts = lowering.finish();
+    let memory = plan_memory_with(&graph, &|index| parts.workspaces[index]);
+    let constants = parts
+        .constants
+        .iter()
+        .map(|(value, form)| (*value, *form, device_constant(&graph, precision, *value, *form)))
+        .collect();
+    for value in &mut graph.values {
+        if let Source::Constant(data) = &mut value.source {
+            *data = Arc::from([]);
+        }
+    }
+    Program {
+        model,
+        precision,
+        graph,
+        memory,
+        kernels: parts.kernels,
+        launches: parts.launches,
+        constants,
+        counters: parts.counters,
+    }
+}
+
+fn device_constant(graph: &Graph, precision: Precision, value: ValueId, form: Form) -> Arc<[u8]> {
+    let Source::Constant(data) = &graph.values[value.0].source else {
+        unreachable!("only constants are asked for as constants")
+    };
+    match form {
+        Form::F32 => data.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        Form::Element => segface_kernels::cuda::elements(precision.dtype(), data).into(),
+        Form::Packed { n, k } => segface_kernels::cuda::pack(precision.fragment(), n, k, data).into(),
+    }
+}
+
+impl Program {
+    /// The input's value.
+    pub fn input(&self) -> Option<ValueId> {
+        self.graph.values.iter().position(|v| matches!(v.source, Source::Input)).map(ValueId)
+    }
+
+    /// The value given out as `output`.
+    pub fn output(&self, output: Output) -> Option<ValueId> {
+        self.graph.outputs.iter().find(|(o, _)| *o == output).map(|(_, v)| *v)
+    }
+
+    /// Bytes of all constants.
+    pub fn constant_bytes(&self) -> usize {
+        self.constants.iter().map(|(_, _, bytes)| bytes.len()).sum()
+    }
+}
