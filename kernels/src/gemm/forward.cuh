@@ -22,7 +22,7 @@ struct Rows {
         row[i] = x + u64(there[i] ? row0 + r : 0) * K;
     }
     __device__ __forceinline__ void copy(int i, u32 target, int k) const {
-        const bool inside = there[i] && k < K;
+        const bool inside = there[i] && (K % S::K == 0 || k < K);
         copy_async(target, inside ? row[i] + k : x, inside ? 16 : 0);
     }
 };
@@ -41,11 +41,12 @@ struct GatedRows : Rows<S, K> {
         gates[i] = gate + u64(this->there[i] ? (this->row0 + r) / rows_per_gate : 0) * K;
     }
     __device__ __forceinline__ void transform(int i, Chunk &chunk, int k) const {
-        if (!this->there[i] || k >= K) return;
-        float values[CHUNK<E>];
+        if (!this->there[i] || (K % S::K != 0 && k >= K)) return;
+        float values[CHUNK<E>], factors[CHUNK<E>];
         unpack<E>(chunk, values);
+        load_floats(factors, gates[i] + k);
 #pragma unroll
-        for (int v = 0; v < CHUNK<E>; v++) values[v] *= gates[i][k + v];
+        for (int v = 0; v < CHUNK<E>; v++) values[v] *= factors[v];
         chunk = pack<E>(values);
     }
 };
@@ -84,11 +85,13 @@ struct NormedRows : Rows<S, K> {
         return x;
     }
     __device__ __forceinline__ void transform(int i, Chunk &chunk, int k) const {
-        if (!this->there[i] || k >= K) return;
-        float values[CHUNK<E>];
+        if (!this->there[i] || (K % S::K != 0 && k >= K)) return;
+        float values[CHUNK<E>], weights[CHUNK<E>], biases[CHUNK<E>];
         unpack<E>(chunk, values);
+        load_floats(weights, weight + k);
+        load_floats(biases, bias + k);
 #pragma unroll
-        for (int v = 0; v < CHUNK<E>; v++) values[v] = (values[v] - mean[i]) * scale[i] * weight[k + v] + bias[k + v];
+        for (int v = 0; v < CHUNK<E>; v++) values[v] = (values[v] - mean[i]) * scale[i] * weights[v] + biases[v];
         chunk = pack<E>(values);
     }
 };
