@@ -20,11 +20,16 @@ __device__ __forceinline__ void sum_channels(const float (&values)[CHANNELS], in
                                              float *partial, float *sums, u32 *counter, float *buffer) {
     constexpr int GROUP = LANES * CHANNELS, THREADS = LANES * PIXELS;
     const int thread = int(threadIdx.x);
-    const u32 mine = shared_address(buffer) + u32(thread * CHANNELS) * 4;
+    if constexpr (CHANNELS % 4 == 0) {
+        const u32 mine = shared_address(buffer) + u32(thread * CHANNELS) * 4;
 #pragma unroll
-    for (int v = 0; v < CHANNELS; v += 4) {
-        store_shared(mine + u32(v) * 4, Chunk{{__float_as_uint(values[v]), __float_as_uint(values[v + 1]),
-                                               __float_as_uint(values[v + 2]), __float_as_uint(values[v + 3])}});
+        for (int v = 0; v < CHANNELS; v += 4) {
+            store_shared(mine + u32(v) * 4, Chunk{{__float_as_uint(values[v]), __float_as_uint(values[v + 1]),
+                                                   __float_as_uint(values[v + 2]), __float_as_uint(values[v + 3])}});
+        }
+    } else {
+#pragma unroll
+        for (int v = 0; v < CHANNELS; v++) buffer[thread * CHANNELS + v] = values[v];
     }
     __syncthreads();
     float *out = blocks == 1 ? sums : partial + u64(block) * u32(channels);
