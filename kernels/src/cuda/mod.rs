@@ -24,7 +24,15 @@ headers! {
     "cuda/product.cuh"
     "cuda/activation.cuh"
     "cuda/epilogue.cuh"
+    "cuda/vector.cuh"
+    "cuda/grid.cuh"
+    "cuda/channel_sums.cuh"
     "gemm/forward.cuh"
+    "conv/forward.cuh"
+    "depthwise/forward.cuh"
+    "squeeze_excite/forward.cuh"
+    "elementwise/forward.cuh"
+    "resample/forward.cuh"
 }
 
 /// How a kernel's products are computed: the precisions of `cuda/number.cuh`.
