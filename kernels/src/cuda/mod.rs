@@ -28,6 +28,8 @@ headers! {
     "cuda/grid.cuh"
     "cuda/channel_sums.cuh"
     "gemm/forward.cuh"
+    "gemm/naive.cuh"
+    "gemm/tiled.cuh"
     "conv/forward.cuh"
     "depthwise/forward.cuh"
     "squeeze_excite/forward.cuh"
