@@ -3,6 +3,7 @@
 use super::super::kernel::{Argument, KernelText};
 use super::{Lowering, act, element_type, literal, vector_width};
 use crate::ir::Slot;
+use segface_kernels::DType;
 use segface_kernels::elementwise::{ConvertSpec, ElementwiseOp, ElementwiseSpec};
 
 /// `elementwise::THREADS`.
@@ -58,7 +59,8 @@ pub(super) fn elementwise(l: &mut Lowering<'_>, spec: &ElementwiseSpec) {
 pub(super) fn convert(l: &mut Lowering<'_>, spec: &ConvertSpec) {
     let mut text = KernelText::new("convert", "elementwise/forward.cuh");
     text.block(THREADS, 0, "elementwise::THREADS - 256");
-    text.parameter(format!("const {} *x", element_type(spec.from)), l.element(Slot::X));
+    let x = if spec.from == DType::F32 { l.f32(Slot::X) } else { l.element(Slot::X) };
+    text.parameter(format!("const {} *x", element_type(spec.from)), x);
     text.parameter(format!("{} *out", element_type(spec.to)), l.output(0));
     text.parameter("int length", Argument::I32(spec.len as i32));
     text.line("elementwise::convert(x, out, length);");
