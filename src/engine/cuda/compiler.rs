@@ -20,6 +20,16 @@ pub enum Image {
     Cubin(Vec<u8>),
 }
 
+impl Image {
+    /// Its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Image::Ptx(text) => text.as_bytes(),
+            Image::Cubin(bytes) => bytes,
+        }
+    }
+}
+
 /// The compiler at hand.
 pub struct Compiler {
     version: (i32, i32),
@@ -102,12 +112,8 @@ impl Compiler {
         }
         let image = self.nvrtc(kernel, target, machine_code)?;
         if let Some(path) = path {
-            let bytes = match &image {
-                Image::Ptx(text) => text.as_bytes(),
-                Image::Cubin(bytes) => bytes,
-            };
             // A cache that cannot be written is no reason to fail: the kernel is there.
-            let written = write_atomically(&path, true, |out: &mut dyn std::io::Write| out.write_all(bytes));
+            let written = write_atomically(&path, true, |out: &mut dyn std::io::Write| out.write_all(image.bytes()));
             if written.is_err() {
                 tracing::debug!("cannot keep {}", path.display());
             }
