@@ -48,8 +48,15 @@ struct Product {
     // Columns n_begin .. n_begin + COLUMNS of weights that have `columns` (a multiple of 8) and k padded to whole blocks.
     static __device__ __forceinline__ void run(typename S::Sums &sums, Source &source, const u8 *weights, int k, int columns,
                                                int n_begin, u32 buffer) {
+        const int block_begin = n_begin / PACK_COLUMNS;
+        run_blocks(sums, source, weights, k, columns / PACK_COLUMNS, [=](int block) { return block_begin + block; }, buffer);
+    }
+
+    // As `run`; `block_of(i)` is which 8 columns of the weights, in units of 8, are columns 8·i .. 8·i + 8 of the tile.
+    template <class Blocks>
+    static __device__ __forceinline__ void run_blocks(typename S::Sums &sums, Source &source, const u8 *weights, int k, int blocks_n,
+                                                      Blocks block_of, u32 buffer) {
         const int thread = int(threadIdx.x), lane_chunk = thread % S::ROW_CHUNKS, first_row = thread / S::ROW_CHUNKS;
-        const int blocks_n = columns / PACK_COLUMNS, block_begin = n_begin / PACK_COLUMNS;
         const int blocks_k = ceil_divide(k, PACK_K<P>);
         const int steps = ceil_divide(k, S::K);
 #pragma unroll
@@ -75,7 +82,7 @@ struct Product {
                 constexpr int B_CHUNKS = S::B_BYTES / 16, RUN = S::COLUMNS / PACK_COLUMNS * (PACK_BYTES / 16);
 #pragma unroll
                 for (int i = thread; i < B_CHUNKS; i += S::THREADS) {
-                    const int pack = i / RUN, at = i % RUN, block = block_begin + at / (PACK_BYTES / 16);
+                    const int pack = i / RUN, at = i % RUN, block = block_of(at / (PACK_BYTES / 16));
                     const int block_k = step * S::PACKS + pack;
                     const bool there = block < blocks_n && block_k < blocks_k;
                     const u64 offset = there ? u64(block_k * blocks_n + block) * PACK_BYTES + u64(at % (PACK_BYTES / 16)) * 16 : 0;
