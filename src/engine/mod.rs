@@ -1,7 +1,8 @@
-//! Running compiled networks: the CPU target and engine files.
+//! Running compiled networks: on the CPU, on CUDA devices, and from engine files.
 
 mod call;
 mod cpu;
+pub mod cuda;
 mod error;
 pub mod file;
 mod validate;
