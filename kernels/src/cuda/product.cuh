@@ -68,6 +68,18 @@ struct Product {
 #pragma unroll
                 for (int i = 0; i < 4; i++) sums[m][n][i] = 0.0f;
 
+        // Chunks of weights that a thread copies in a stage: how far each lies from the stage's first, or NOWHERE.
+        constexpr int B_CHUNKS = S::B_BYTES / 16, B_SLOTS = ceil_divide(B_CHUNKS, S::THREADS);
+        constexpr int BLOCK_CHUNKS = PACK_BYTES / 16, RUN = S::COLUMNS / PACK_COLUMNS * BLOCK_CHUNKS;
+        constexpr u32 NOWHERE = ~0u;
+        u32 weight_at[B_SLOTS];
+#pragma unroll
+        for (int j = 0; j < B_SLOTS; j++) {
+            const int i = thread + j * S::THREADS, pack = i / RUN, at = i % RUN, block = block_of(at / BLOCK_CHUNKS);
+            weight_at[j] = block < blocks_n ? u32(pack * blocks_n + block) * PACK_BYTES + u32(at % BLOCK_CHUNKS) * 16 : NOWHERE;
+        }
+        const u64 stage_bytes = u64(S::PACKS * blocks_n) * PACK_BYTES;
+
         auto start = [&](int step) {
             if (step < steps) {
                 const u32 a = buffer + u32(step % S::STAGES) * S::STAGE_BYTES, b = a + S::A_BYTES;
@@ -79,14 +91,13 @@ struct Product {
                         source.copy(i, tile.address(row, lane_chunk), step * S::K + lane_chunk * CHUNK<E>);
                     }
                 }
-                constexpr int B_CHUNKS = S::B_BYTES / 16, RUN = S::COLUMNS / PACK_COLUMNS * (PACK_BYTES / 16);
+                const u8 *stage = weights + u64(step) * stage_bytes;
 #pragma unroll
-                for (int i = thread; i < B_CHUNKS; i += S::THREADS) {
-                    const int pack = i / RUN, at = i % RUN, block = block_of(at / (PACK_BYTES / 16));
-                    const int block_k = step * S::PACKS + pack;
-                    const bool there = block < blocks_n && block_k < blocks_k;
-                    const u64 offset = there ? u64(block_k * blocks_n + block) * PACK_BYTES + u64(at % (PACK_BYTES / 16)) * 16 : 0;
-                    copy_async(b + u32(i) * 16, weights + offset, there ? 16 : 0);
+                for (int j = 0; j < B_SLOTS; j++) {
+                    const int i = thread + j * S::THREADS;
+                    if (B_CHUNKS % S::THREADS != 0 && i >= B_CHUNKS) continue;
+                    const bool there = weight_at[j] != NOWHERE && (S::PACKS == 1 || step * S::PACKS + i / RUN < blocks_k);
+                    copy_async(b + u32(i) * 16, there ? stage + weight_at[j] : weights, there ? 16 : 0);
                 }
             }
             commit_copies();
