@@ -100,7 +100,8 @@ __device__ __forceinline__ void load_rows(const typename C::XTile &tile, const t
 template <class P, int K, int BLOCKS_N, int ATOMS, class T>
 __device__ __forceinline__ void multiply_slab(float (&sums)[2][ATOMS][4], const T &a, int row, u32 slab, int block) {
     using M = Mma<P>;
-#pragma unroll 2
+    // f32 fragments are large.
+#pragma unroll(M::PACK_STEPS == 2 ? 2 : 1)
     for (int pack = 0; pack < K / PACK_K<P>; pack++) {
         typename M::A fragments[2][M::PACK_STEPS];
 #pragma unroll
