@@ -24,6 +24,13 @@ pub enum Form {
         /// Columns: terms of each sum.
         k: usize,
     },
+    /// Window attention's bias [heads, area, area] as fragments of scores (`segface_kernels::cuda::pack_position_bias`).
+    PositionBias {
+        /// Heads.
+        heads: usize,
+        /// Positions of a window.
+        area: usize,
+    },
 }
 
 /// A compiled network for CUDA.
@@ -98,6 +105,7 @@ fn device_constant(graph: &Graph, precision: Precision, value: ValueId, form: Fo
         Form::F32 => data.iter().flat_map(|v| v.to_le_bytes()).collect(),
         Form::Element => segface_kernels::cuda::elements(precision.dtype(), data).into(),
         Form::Packed { n, k } => segface_kernels::cuda::pack(precision.fragment(), n, k, data).into(),
+        Form::PositionBias { heads, area } => segface_kernels::cuda::pack_position_bias(heads, area, data).into(),
     }
 }
 

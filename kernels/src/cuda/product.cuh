@@ -48,8 +48,15 @@ struct Product {
     // Columns n_begin .. n_begin + COLUMNS of weights that have `columns` (a multiple of 8) and k padded to whole blocks.
     static __device__ __forceinline__ void run(typename S::Sums &sums, Source &source, const u8 *weights, int k, int columns,
                                                int n_begin, u32 buffer) {
+        const int block_begin = n_begin / PACK_COLUMNS;
+        run_blocks(sums, source, weights, k, columns / PACK_COLUMNS, [=](int block) { return block_begin + block; }, buffer);
+    }
+
+    // As `run`; `block_of(i)` is which 8 columns of the weights, in units of 8, are columns 8·i .. 8·i + 8 of the tile.
+    template <class Blocks>
+    static __device__ __forceinline__ void run_blocks(typename S::Sums &sums, Source &source, const u8 *weights, int k, int blocks_n,
+                                                      Blocks block_of, u32 buffer) {
         const int thread = int(threadIdx.x), lane_chunk = thread % S::ROW_CHUNKS, first_row = thread / S::ROW_CHUNKS;
-        const int blocks_n = columns / PACK_COLUMNS, block_begin = n_begin / PACK_COLUMNS;
         const int blocks_k = ceil_divide(k, PACK_K<P>);
         const int steps = ceil_divide(k, S::K);
 #pragma unroll
@@ -60,6 +67,18 @@ struct Product {
             for (int n = 0; n < S::N_ATOMS; n++)
 #pragma unroll
                 for (int i = 0; i < 4; i++) sums[m][n][i] = 0.0f;
+
+        // Chunks of weights that a thread copies in a stage: how far each lies from the stage's first, or NOWHERE.
+        constexpr int B_CHUNKS = S::B_BYTES / 16, B_SLOTS = ceil_divide(B_CHUNKS, S::THREADS);
+        constexpr int BLOCK_CHUNKS = PACK_BYTES / 16, RUN = S::COLUMNS / PACK_COLUMNS * BLOCK_CHUNKS;
+        constexpr u32 NOWHERE = ~0u;
+        u32 weight_at[B_SLOTS];
+#pragma unroll
+        for (int j = 0; j < B_SLOTS; j++) {
+            const int i = thread + j * S::THREADS, pack = i / RUN, at = i % RUN, block = block_of(at / BLOCK_CHUNKS);
+            weight_at[j] = block < blocks_n ? u32(pack * blocks_n + block) * PACK_BYTES + u32(at % BLOCK_CHUNKS) * 16 : NOWHERE;
+        }
+        const u64 stage_bytes = u64(S::PACKS * blocks_n) * PACK_BYTES;
 
         auto start = [&](int step) {
             if (step < steps) {
@@ -72,14 +91,13 @@ struct Product {
                         source.copy(i, tile.address(row, lane_chunk), step * S::K + lane_chunk * CHUNK<E>);
                     }
                 }
-                constexpr int B_CHUNKS = S::B_BYTES / 16, RUN = S::COLUMNS / PACK_COLUMNS * (PACK_BYTES / 16);
+                const u8 *stage = weights + u64(step) * stage_bytes;
 #pragma unroll
-                for (int i = thread; i < B_CHUNKS; i += S::THREADS) {
-                    const int pack = i / RUN, at = i % RUN, block = block_begin + at / (PACK_BYTES / 16);
-                    const int block_k = step * S::PACKS + pack;
-                    const bool there = block < blocks_n && block_k < blocks_k;
-                    const u64 offset = there ? u64(block_k * blocks_n + block) * PACK_BYTES + u64(at % (PACK_BYTES / 16)) * 16 : 0;
-                    copy_async(b + u32(i) * 16, weights + offset, there ? 16 : 0);
+                for (int j = 0; j < B_SLOTS; j++) {
+                    const int i = thread + j * S::THREADS;
+                    if (B_CHUNKS % S::THREADS != 0 && i >= B_CHUNKS) continue;
+                    const bool there = weight_at[j] != NOWHERE && (S::PACKS == 1 || step * S::PACKS + i / RUN < blocks_k);
+                    copy_async(b + u32(i) * 16, there ? stage + weight_at[j] : weights, there ? 16 : 0);
                 }
             }
             commit_copies();

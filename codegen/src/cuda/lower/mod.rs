@@ -1,6 +1,10 @@
 //! From nodes to launches: one file per kernel folder.
 
 mod gemm;
+mod layer_norm;
+mod mlp;
+mod patch_merge;
+mod window_attention;
 
 use super::kernel::{Argument, Kernel, KernelText, Launch};
 use super::program::Form;
@@ -45,6 +49,14 @@ impl<'g> Lowering<'g> {
         self.node = index;
         match &self.graph.nodes[index].op {
             Op::Gemm(spec) => gemm::gemm(self, spec),
+            Op::LayerNorm(spec) => layer_norm::layer_norm(self, spec),
+            Op::Mlp(spec) => mlp::mlp(self, spec),
+            Op::PatchMerge(spec) => patch_merge::patch_merge(self, spec),
+            Op::PatchGather(spec) => patch_merge::gather(self, spec),
+            Op::WindowAttention(spec) => window_attention::window_attention(self, spec),
+            Op::WindowGather(spec) => window_attention::gather(self, spec),
+            Op::WindowScatter(spec) => window_attention::scatter(self, spec),
+            Op::WindowCore(spec) => window_attention::core(self, spec),
             op => unreachable!("{op:?} has no CUDA kernel yet"),
         }
     }
@@ -52,6 +64,15 @@ impl<'g> Lowering<'g> {
     /// The node being lowered.
     pub(crate) fn node(&self) -> &'g Node {
         &self.graph.nodes[self.node]
+    }
+
+    /// The element type's name in `cuda/number.cuh`.
+    pub(crate) fn element_name(&self) -> &'static str {
+        match self.precision {
+            Precision::F32 | Precision::Tf32 => "float",
+            Precision::Bf16 => "bf16",
+            Precision::F16 => "f16",
+        }
     }
 
     /// The operand in `slot` in the element type of activations.
@@ -67,6 +88,11 @@ impl<'g> Lowering<'g> {
     /// The weight [n, k] in `slot` in fragment order.
     pub(crate) fn packed(&mut self, slot: Slot, n: usize, k: usize) -> Argument {
         self.operand(slot, Form::Packed { n, k })
+    }
+
+    /// Window attention's bias in `slot` as fragments of scores.
+    pub(crate) fn position_bias(&mut self, slot: Slot, heads: usize, area: usize) -> Argument {
+        self.operand(slot, Form::PositionBias { heads, area })
     }
 
     /// The operand in `slot`, or null where the node has none.
