@@ -25,6 +25,10 @@ headers! {
     "cuda/activation.cuh"
     "cuda/epilogue.cuh"
     "gemm/forward.cuh"
+    "image/resize.cuh"
+    "image/warp.cuh"
+    "image/labels.cuh"
+    "image/paint.cuh"
 }
 
 /// How a kernel's products are computed: the precisions of `cuda/number.cuh`.
