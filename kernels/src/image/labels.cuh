@@ -92,10 +92,13 @@ __device__ __forceinline__ void unwarp(const L *logits, int width, int height, f
         samples[p] = sample_at(bent, {frame_width, frame_height}, width, height);
     }
     __syncthreads();
+    const u64 row_values = u64(u32(width)) * CLASSES;
 #pragma unroll 2
     for (int i = int(threadIdx.x); i < count * CLASSES; i += Tile::THREADS) {
         const int p = i / CLASSES, t = i % CLASSES;
-        const float value = interpolate(samples[p], width, [&](int corner) { return widen(logits[u64(u32(corner)) * CLASSES + u32(t)]); });
+        const Sample sample = samples[p];
+        const L *upper = logits + (static_cast<long long>(sample.corner) * CLASSES + t), *lower = upper + row_values;
+        const float value = interpolate(sample, [&](int row, int column) { return widen((row == 0 ? upper : lower)[column * CLASSES]); });
         out[i] = value;
         values[p * Tile::PITCH + t] = value;
     }

@@ -10,12 +10,26 @@ namespace segface::image {
 
 constexpr int PAINT_THREADS = 256;
 
-// Four RGB pixels, one after the other.
+// Four RGB pixels, one after the other: R0 G0 B0 R1 | G1 B1 R2 G2 | B2 R3 G3 B3.
 struct FourPixels {
     u32 words[3];
-    __device__ __forceinline__ u32 get(int byte) const { return words[byte / 4] >> 8 * (byte % 4) & 255; }
-    __device__ __forceinline__ void set(int byte, u32 value) {
-        words[byte / 4] = (words[byte / 4] & ~(255u << 8 * (byte % 4))) | value << 8 * (byte % 4);
+    // Red, green, blue, and a byte of no meaning.
+    __device__ __forceinline__ u32 get(int pixel) const {
+        return pixel == 0 ? words[0] : pixel == 1 ? __byte_perm(words[0], words[1], 0x6543)
+             : pixel == 2 ? __byte_perm(words[1], words[2], 0x5432) : words[2] >> 8;
+    }
+    __device__ __forceinline__ void set(int pixel, u32 color) {
+        if (pixel == 0) {
+            words[0] = __byte_perm(color, words[0], 0x7210);
+        } else if (pixel == 1) {
+            words[0] = __byte_perm(words[0], color, 0x4210);
+            words[1] = __byte_perm(words[1], color, 0x3265);
+        } else if (pixel == 2) {
+            words[1] = __byte_perm(words[1], color, 0x5410);
+            words[2] = __byte_perm(words[2], color, 0x3216);
+        } else {
+            words[2] = __byte_perm(words[2], color, 0x6540);
+        }
     }
 };
 
@@ -42,12 +56,11 @@ __device__ __forceinline__ void each_four(u8 *rgb, u32 first, u32 pixels, const 
     for (int p = 0; p < 3; p++) {
         if (p >= count) continue;
         if constexpr (READ) {
-#pragma unroll
-            for (int c = 0; c < 3; c++) four.set(3 * p + c, bytes[3 * p + c]);
+            four.set(p, u32(bytes[3 * p]) | u32(bytes[3 * p + 1]) << 8 | u32(bytes[3 * p + 2]) << 16);
         }
         change(four, p);
 #pragma unroll
-        for (int c = 0; c < 3; c++) bytes[3 * p + c] = u8(four.get(3 * p + c));
+        for (int c = 0; c < 3; c++) bytes[3 * p + c] = u8(four.get(p) >> 8 * c);
     }
 }
 
@@ -56,9 +69,7 @@ __device__ __forceinline__ void color_labels(const u8 *labels, const u32 *palett
     const u32 first = (blockIdx.x * PAINT_THREADS + threadIdx.x) * 4;
     if (first >= pixels) return;
     each_four<false>(rgb, first, pixels, [&](FourPixels &four, int p) {
-        const u32 color = palette[labels[first + u32(p)]];
-#pragma unroll
-        for (int c = 0; c < 3; c++) four.set(3 * p + c, color >> 8 * c & 255);
+        four.set(p, palette[labels[first + u32(p)]]);
     });
 }
 
@@ -82,11 +93,12 @@ __device__ __forceinline__ void blend_labels(u8 *rgb, const u8 *labels, int widt
         // A boundary takes its tone from the part, not from the background beside it.
         const u32 color = palette[edge && other > label ? other : label];
         const u32 weight = edge ? u32(line) : label != 0 ? u32(fill) : 0u;
-#pragma unroll
-        for (int c = 0; c < 3; c++) {
-            const u32 plain = color >> 8 * c & 255, tone = edge ? plain / 2 + 128 : plain;
-            four.set(3 * p + c, (four.get(3 * p + c) * (256 - weight) + tone * weight + 128) >> 8);
-        }
+        const u32 tone = edge ? (color >> 1 & 0x7f7f7fu) + 0x808080u : color;
+        // Red and blue at once, sixteen bits each: 255·256 + 128 fits.
+        const u32 old = four.get(p), keep = 256 - weight;
+        const u32 red_blue = (old & 0xff00ffu) * keep + (tone & 0xff00ffu) * weight + 0x800080u;
+        const u32 green = (old >> 8 & 255u) * keep + (tone >> 8 & 255u) * weight + 128u;
+        four.set(p, (red_blue >> 8 & 0xff00ffu) | (green & 0xff00u));
         if (++x == width) {
             x = 0;
             y++;

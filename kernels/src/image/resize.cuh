@@ -46,23 +46,33 @@ __device__ __forceinline__ u32 to_byte(u32 sum) {
 // Bytes of a row of `middle`, which holds ⌈height / 4⌉ · 4 rows.
 __device__ __forceinline__ int middle_pitch(int width) { return (3 * width + 3) & ~3; }
 
-// Bytes offset .. offset + 4 of a row of `bytes` bytes, zeros past its end. Rows may begin at any address; nothing outside of
-// them is read.
-__device__ __forceinline__ u32 read_word(const u8 *row, int offset, int bytes) {
-    const u8 *address = row + offset;
-    const int skew = int(reinterpret_cast<u64>(address) & 3);
-    if (skew == 0 && offset + 4 <= bytes) return *reinterpret_cast<const u32 *>(address);
-    if (offset >= skew && offset - skew + 8 <= bytes) {
-        const u32 *words = reinterpret_cast<const u32 *>(address - skew);
-        return __funnelshift_r(words[0], words[1], u32(8 * skew));
+// A row of bytes as words, from byte `begin` on, zeros past its end. Rows may begin at any address, and nothing outside of
+// them is read: a word of the row is put together from two of memory, the row's first and last ones byte by byte.
+struct RowWords {
+    const u8 *row;
+    int bytes;
+    // Words of memory, how far they lie before those of the row, the next word where that is not 0, and which words both are inside.
+    const u32 *words;
+    u32 shift;
+    int next, first, end;
+
+    __device__ __forceinline__ RowWords(const u8 *image_row, int row_bytes, int begin) {
+        row = image_row + begin;
+        bytes = row_bytes - begin;
+        const int skew = int(reinterpret_cast<u64>(row) & 3);
+        words = reinterpret_cast<const u32 *>(row - skew);
+        shift = u32(8 * skew);
+        next = skew != 0;
+        first = skew > begin;
+        end = (bytes + skew) / 4 - next;
     }
-    u32 word = 0;
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        if (offset + i < bytes) word |= u32(address[i]) << 8 * i;
+    __device__ __forceinline__ u32 get(int i) const {
+        if (i >= first && i < end) return __funnelshift_r(words[i], words[i + next], shift);
+        u32 word = 0;
+        for (int byte = 4 * i; byte < 4 * i + 4 && byte < bytes; byte++) word |= u32(row[byte]) << 8 * (byte - 4 * i);
+        return word;
     }
-    return word;
-}
+};
 
 // A block makes 32 columns of 32 rows. A lane has a row and a warp four columns, so the weights of a load are one address for a
 // warp, and rows of an odd number of words put a column's bytes into different banks. The source goes through shared memory
@@ -99,10 +109,9 @@ __device__ __forceinline__ void resize_horizontal(const u8 *source, int width, i
         const int groups = groups_end - segment < H::SEGMENT ? groups_end - segment : H::SEGMENT;
         for (int r = warp; r < H::ROWS; r += H::WARPS) {
             const bool there = row0 + r < height;
-            const u8 *row = source + u64(there ? row0 + r : 0) * stride;
-            for (int i = lane; i < 3 * groups; i += 32) {
-                rows[r * H::PITCH + i] = there ? read_word(row, 12 * segment + 4 * i, 3 * width) : 0;
-            }
+            const RowWords words(source + u64(there ? row0 + r : 0) * stride, there ? 3 * width : 0, 12 * segment);
+#pragma unroll 3
+            for (int i = lane; i < 3 * groups; i += 32) rows[r * H::PITCH + i] = words.get(i);
         }
         __syncthreads();
 #pragma unroll

@@ -49,12 +49,12 @@ __device__ __forceinline__ float unbend(float c) {
     return fabsf(c) > straight ? copysignf(bent, c) : c;
 }
 
-// A bilinear sample: the pixel number of its upper left corner, the weights of the four (upper left, upper right, lower left,
-// lower right), and which of them lie inside.
-struct Sample {
+// A bilinear sample: the weights of its four corners (upper left, upper right, lower left, lower right), the pixel number of the
+// first, and which of them lie inside.
+struct alignas(16) Sample {
+    float weights[4];
     int corner;
     u32 inside;
-    float weights[4];
 };
 
 // The point is in pixels of a frame of `frame` = (width, height), which the source covers. It is normalised and unnormalised again,
@@ -80,18 +80,18 @@ __device__ __forceinline__ Sample sample_at(Point point, Point frame, int width,
     return sample;
 }
 
-// Σ weights · value(pixel number) over the corners inside.
+// Σ weights · value(row, column) over the corners inside; rows and columns are 0 and 1.
 template <class Value>
-__device__ __forceinline__ float interpolate(const Sample &sample, int width, const Value &value) {
+__device__ __forceinline__ float interpolate(const Sample &sample, const Value &value) {
     if (sample.inside == 15) {
-        const float upper = plus(times(value(sample.corner), sample.weights[0]), times(value(sample.corner + 1), sample.weights[1]));
-        const float three = plus(upper, times(value(sample.corner + width), sample.weights[2]));
-        return plus(three, times(value(sample.corner + width + 1), sample.weights[3]));
+        const float upper = plus(times(value(0, 0), sample.weights[0]), times(value(0, 1), sample.weights[1]));
+        const float three = plus(upper, times(value(1, 0), sample.weights[2]));
+        return plus(three, times(value(1, 1), sample.weights[3]));
     }
     float sum = 0.0f;
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        if (sample.inside >> i & 1) sum = plus(sum, times(value(sample.corner + i / 2 * width + i % 2), sample.weights[i]));
+        if (sample.inside >> i & 1) sum = plus(sum, times(value(i / 2, i % 2), sample.weights[i]));
     }
     return sum;
 }
@@ -101,7 +101,9 @@ __device__ __forceinline__ float interpolate(const Sample &sample, int width, co
 // RGB8, normalised as it is read: the resized photo needs no copy in f32.
 struct RgbImage {
     const u8 *data;
-    __device__ __forceinline__ float at(u64 pixel, int channel) const { return normalise(data[pixel * 3 + u32(channel)], channel); }
+    __device__ __forceinline__ float at(u64 pixel, int channel) const {
+        return normalise(data[pixel * 3 + u32(channel)], channel);
+    }
 };
 // Normalised.
 struct FloatImage {
@@ -128,7 +130,9 @@ __device__ __forceinline__ void warp(const Image &image, int width, int height, 
     E *pixel = out + ((u64(index) * u32(warped_height) + u32(y)) * u32(warped_width) + u32(x)) * 3;
 #pragma unroll
     for (int c = 0; c < 3; c++) {
-        pixel[c] = narrow<E>(interpolate(sample, width, [&](int i) { return image.at(first + u32(i), c); }));
+        pixel[c] = narrow<E>(interpolate(sample, [&](int row, int column) {
+            return image.at(first + u32(sample.corner + row * width + column), c);
+        }));
     }
 }
 
