@@ -37,6 +37,10 @@ headers! {
     "window_attention/naive.cuh"
     "window_attention/tiled.cuh"
     "window_attention/unfused.cuh"
+    "image/resize.cuh"
+    "image/warp.cuh"
+    "image/labels.cuh"
+    "image/paint.cuh"
 }
 
 /// How a kernel's products are computed: the precisions of `cuda/number.cuh`.
