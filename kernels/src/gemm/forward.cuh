@@ -24,7 +24,7 @@ struct Rows {
     // Where the chunk at column k lies.
     __device__ __forceinline__ const E *at(int i, int k) const { return there[i] ? row[i] + k : nullptr; }
     __device__ __forceinline__ void copy(int i, u32 target, int k) const {
-        const bool inside = there[i] && k < K;
+        const bool inside = there[i] && (K % S::K == 0 || k < K);
         copy_async(target, inside ? row[i] + k : x, inside ? 16 : 0);
     }
 };
@@ -43,11 +43,12 @@ struct GatedRows : Rows<S, K> {
         gates[i] = gate + u64(this->there[i] ? (this->row0 + r) / rows_per_gate : 0) * K;
     }
     __device__ __forceinline__ void transform(int i, Chunk &chunk, int k) const {
-        if (!this->there[i] || k >= K) return;
-        float values[CHUNK<E>];
+        if (!this->there[i] || (K % S::K != 0 && k >= K)) return;
+        float values[CHUNK<E>], factors[CHUNK<E>];
         unpack<E>(chunk, values);
+        load_floats(factors, gates[i] + k);
 #pragma unroll
-        for (int v = 0; v < CHUNK<E>; v++) values[v] *= gates[i][k + v];
+        for (int v = 0; v < CHUNK<E>; v++) values[v] *= factors[v];
         chunk = pack<E>(values);
     }
 };
@@ -102,17 +103,13 @@ struct NormedRows : Base {
         return x;
     }
     __device__ __forceinline__ void transform(int i, Chunk &chunk, int k) const {
-        if (!this->there[i] || k >= K) return;
-        float values[CHUNK<E>];
+        if (!this->there[i] || (K % S::K != 0 && k >= K)) return;
+        float values[CHUNK<E>], weights[CHUNK<E>], biases[CHUNK<E>];
         unpack<E>(chunk, values);
+        load_floats(weights, weight + k);
+        load_floats(biases, bias + k);
 #pragma unroll
-        for (int v = 0; v < CHUNK<E>; v += 4) {
-            const Chunk w = load_chunk(weight + k + v), b = load_chunk(bias + k + v);
-#pragma unroll
-            for (int j = 0; j < 4; j++) {
-                values[v + j] = (values[v + j] - mean[i]) * scale[i] * __uint_as_float(w.word[j]) + __uint_as_float(b.word[j]);
-            }
-        }
+        for (int v = 0; v < CHUNK<E>; v++) values[v] = (values[v] - mean[i]) * scale[i] * weights[v] + biases[v];
         chunk = pack<E>(values);
     }
 };
