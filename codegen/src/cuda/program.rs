@@ -144,6 +144,7 @@ impl Program {
                 Form::F32 => 4 * len,
                 Form::Element => self.precision.dtype().size() * len,
                 Form::Packed { n, k } => segface_kernels::cuda::packed_bytes(self.precision.fragment(), n, k),
+                Form::PositionBias { heads, area } => segface_kernels::cuda::position_bias_bytes(heads, area),
             };
             if bytes.len() != expected {
                 return Err(format!(

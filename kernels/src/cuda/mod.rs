@@ -132,6 +132,11 @@ pub fn pack(fragment: Fragment, n: usize, k: usize, data: &[f32]) -> Vec<u8> {
     bytes
 }
 
+/// Bytes that [`pack_position_bias`] makes.
+pub fn position_bias_bytes(heads: usize, area: usize) -> usize {
+    heads * 64 * area.next_multiple_of(8) * 4
+}
+
 /// The position bias [heads, area, area] of window attention (`window_attention/attend.cuh`): [heads, 4 groups of 16 queries, groups
 /// of 8 keys, 32 lanes, 4] in units of ln 2, so that a lane reads its four sums of an atom at once. Keys past the window are −∞,
 /// queries past it 0.
@@ -140,7 +145,7 @@ pub fn pack(fragment: Fragment, n: usize, k: usize, data: &[f32]) -> Vec<u8> {
 /// If `data` does not hold heads·area² numbers.
 pub fn pack_position_bias(heads: usize, area: usize, data: &[f32]) -> Vec<u8> {
     assert_eq!(data.len(), heads * area * area, "a position bias of {heads} heads over {area} positions");
-    let mut bytes = Vec::with_capacity(heads * 64 * area.next_multiple_of(8) * 4);
+    let mut bytes = Vec::with_capacity(position_bias_bytes(heads, area));
     for head in 0..heads {
         for (group, atom) in (0..4 * area.div_ceil(8)).map(|i| (i / area.div_ceil(8), i % area.div_ceil(8))) {
             // Lane 4g + t: queries g and g + 8, keys 2t and 2t + 1.

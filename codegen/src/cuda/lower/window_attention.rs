@@ -126,7 +126,14 @@ pub(super) fn scatter(l: &mut Lowering<'_>, spec: &WindowScatterSpec) {
     mover(l, spec.batch, spec.plan, spec.channels, None, &call);
 }
 
-fn mover(l: &mut Lowering<'_>, batch: usize, geometry: WindowPlan, channels: usize, fill: Option<Argument>, call: &str) {
+fn mover(
+    l: &mut Lowering<'_>,
+    batch: usize,
+    geometry: WindowPlan,
+    channels: usize,
+    fill: Option<Argument>,
+    call: &str,
+) {
     let (x, out) = (l.element(Slot::X), l.output(0));
     let mut text = KernelText::new("window_move", "window_attention/unfused.cuh");
     text.define(format!("using E = {};", l.element_name()));
