@@ -252,6 +252,11 @@ impl Parser {
         Ok(Self { engine: Engine::Cuda(request.on_cuda(ordinal)?), threads, isa: request.isa() })
     }
 
+    /// A parser over an engine that is ready; what is left to the CPU has `threads` threads and uses `isa`.
+    pub fn with_engine(engine: Engine, threads: usize, isa: Isa) -> Self {
+        Self { engine, threads, isa }
+    }
+
     /// Which network.
     pub fn model(&self) -> ModelSpec {
         self.engine.model()

@@ -9,7 +9,7 @@ mod engine;
 mod error;
 mod file;
 
-pub use compiler::{Compiler, Image};
+pub use compiler::{Compiler, Image, Resources};
 pub use device::{Device, devices};
 pub use engine::CudaEngine;
 pub use error::CudaError;
