@@ -121,8 +121,8 @@ struct ImagePass {
         }
         commit_copies();
         wait_copies<0>();
-        // A thread sees its own copies without a barrier.
-#pragma unroll
+        // A thread sees its own copies without a barrier. Unrolled, the tables' numbers would take all registers.
+#pragma unroll 1
         for (int i = 0; i < ROWS / ROW_STEP; i++) {
             const int row = int(threadIdx.x) / HALF + i * ROW_STEP;
             encode(row, min(first + row, end - 1));
@@ -144,7 +144,7 @@ struct ImagePass {
         E *out = static_cast<E *>(o.out) + u64(image) * u32(o.pixels) * 256;
         const int c = int(threadIdx.x) % HALF;
         __syncthreads();
-#pragma unroll
+#pragma unroll 1
         for (int i = 0; i < ROWS / ROW_STEP; i++) {
             const int row = int(threadIdx.x) / HALF + i * ROW_STEP, token = first + row;
             if (token < end) {
