@@ -1,13 +1,16 @@
 //! From weights or an engine file to something that parses faces: the one way every command takes.
 
-use crate::engine::{CpuEngine, EngineError, file};
+use crate::engine::cuda::{self, Compiler, CudaEngine, CudaError};
+use crate::engine::{CpuEngine, Engine, EngineError, file};
 use crate::weights::{self, Hints, Weights};
 use crate::{Error, ModelSpec, Variant};
+use segface_codegen::cuda::Program;
 use segface_codegen::ir::Output;
 use segface_codegen::passes::Pass;
 use segface_codegen::plan::{CompileOptions, Plan, Precision, compile};
 use segface_kernels::Isa;
 use std::path::Path;
+use std::str::FromStr;
 use std::sync::Arc;
 
 /// Input side where neither the user nor the checkpoint says one: what most published networks were trained with.
@@ -52,6 +55,45 @@ impl Request<'_> {
         let weights = self.weights()?;
         let options = self.options(&weights);
         Ok(compile(&weights.spec, &weights, &options).map_err(EngineError::from)?)
+    }
+
+    /// Compiles the network for CUDA devices.
+    ///
+    /// # Errors
+    /// As [`Request::plan`]; engine files hold plans for the CPU.
+    pub fn program(&self) -> Result<Program, Error> {
+        if let Some(path) = self.weights
+            && file::is_engine(path)?
+        {
+            let reason = "this engine was compiled for the CPU; give the weights themselves, or use `--device cpu`";
+            return Err(EngineError::File { path: path.into(), reason: reason.into() }.into());
+        }
+        let weights = self.weights()?;
+        let options = CompileOptions {
+            // As fast as f16, and no activation of any network can overflow it.
+            precision: self.precision.unwrap_or(Precision::Bf16),
+            ..self.options(&weights)
+        };
+        let program = segface_codegen::cuda::compile(&weights.spec, &weights, &options, &mut |_| {});
+        Ok(program.map_err(EngineError::from)?)
+    }
+
+    /// Whether [`Target::Auto`] means a CUDA device: where there is one that the kernels can run on and a compiler for them,
+    /// unless the request names an engine for the CPU or an instruction set of it.
+    fn prefers_cuda(&self) -> Result<bool, Error> {
+        let engine_file = self.weights.map(file::is_engine).transpose()?.unwrap_or(false);
+        if engine_file || self.isa.is_some() {
+            return Ok(false);
+        }
+        let usable = cuda::Device::open(0).and_then(|_| Compiler::find().map(|_| ()));
+        match usable {
+            Ok(()) => Ok(true),
+            Err(CudaError::NoDriver | CudaError::NoDevice { .. }) => Ok(false),
+            Err(error) => {
+                tracing::warn!("running on the CPU: {error}");
+                Ok(false)
+            }
+        }
     }
 
     /// The instruction set to run on.
@@ -119,9 +161,37 @@ pub fn default_precision(isa: Isa) -> Precision {
     }
 }
 
-/// A network ready to run on the CPU.
+/// Where a network is to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Target {
+    /// A CUDA device where there is one and a compiler for it, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The CUDA device of that number.
+    Cuda(usize),
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once(':') {
+            None if text == "auto" => Ok(Target::Auto),
+            None if text == "cpu" => Ok(Target::Cpu),
+            None if text == "cuda" => Ok(Target::Cuda(0)),
+            Some(("cuda", number)) if number.parse::<u8>().is_ok() => Ok(Target::Cuda(number.parse().unwrap_or(0))),
+            _ => Err(format!("`{text}` is no device; expected auto, cpu, cuda or cuda:NUMBER")),
+        }
+    }
+}
+
+/// A network ready to run.
 pub struct Parser {
-    engine: CpuEngine,
+    engine: Engine,
+    threads: usize,
+    isa: Isa,
 }
 
 impl Parser {
@@ -130,23 +200,50 @@ impl Parser {
     /// # Errors
     /// As [`CpuEngine::new`].
     pub fn new(plan: Plan, threads: usize, isa: Isa) -> Result<Self, Error> {
-        Ok(Self { engine: CpuEngine::new(Arc::new(plan), threads, isa)? })
+        let engine = Engine::Cpu(CpuEngine::new(Arc::new(plan), threads, isa)?);
+        Ok(Self { engine, threads, isa })
+    }
+
+    /// Compiles or loads what `request` names and makes it ready on `target`; what is left to the CPU has `threads` threads.
+    ///
+    /// # Errors
+    /// Everything that can be wrong with files, names, sizes and devices.
+    pub fn open(request: &Request<'_>, target: Target, threads: usize) -> Result<Self, Error> {
+        let ordinal = match target {
+            Target::Cpu => None,
+            Target::Cuda(ordinal) => Some(ordinal),
+            Target::Auto => request.prefers_cuda()?.then_some(0),
+        };
+        let Some(ordinal) = ordinal else { return Self::new(request.plan()?, threads, request.isa()) };
+        let device = cuda::Device::open(ordinal).map_err(EngineError::from)?;
+        let program = request.program()?;
+        let engine = CudaEngine::new(Arc::new(program), &device).map_err(EngineError::from)?;
+        Ok(Self { engine: Engine::Cuda(engine), threads, isa: request.isa() })
     }
 
     /// Which network.
     pub fn model(&self) -> ModelSpec {
-        self.engine.plan().model
+        self.engine.model()
     }
 
     /// Batch, height and width of the input.
     pub fn input_shape(&self) -> [usize; 3] {
-        let plan = self.engine.plan();
-        let shape = plan.input().map(|id| &plan.graph.values[id.0].shape[..]).unwrap_or(&[0; 4]);
-        [shape[0], shape[1], shape[2]]
+        let shape = self.engine.input_shape();
+        [0, 1, 2].map(|axis| shape.get(axis).copied().unwrap_or(0))
+    }
+
+    /// Threads for what runs on the CPU.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// Instruction set of what runs on the CPU.
+    pub fn isa(&self) -> Isa {
+        self.isa
     }
 
     /// The engine.
-    pub fn engine(&mut self) -> &mut CpuEngine {
+    pub fn engine(&mut self) -> &mut Engine {
         &mut self.engine
     }
 }

@@ -27,6 +27,8 @@ pub struct CudaEngine {
     _counters: CudaSlice<u32>,
     launches: Vec<Prepared>,
     graph: Option<CudaGraph>,
+    /// The logits of the last run that were asked for.
+    logits: Vec<f32>,
 }
 
 /// A launch with its arguments as the driver takes them.
@@ -98,6 +100,7 @@ impl CudaEngine {
             _counters: counters,
             launches,
             graph: None,
+            logits: Vec::new(),
         })
     }
 
@@ -192,6 +195,17 @@ impl CudaEngine {
             DType::U8 => bytes.iter().map(|byte| f32::from(*byte)).collect(),
         };
         Ok((value.shape.clone(), numbers))
+    }
+}
+
+impl CudaEngine {
+    /// The logits of the last run, [batch, 4h, 4w, T].
+    ///
+    /// # Errors
+    /// As [`CudaEngine::output`].
+    pub fn logits(&mut self) -> Result<&[f32], EngineError> {
+        self.logits = self.output(Output::Logits)?.1;
+        Ok(&self.logits)
     }
 }
 
