@@ -25,6 +25,14 @@ headers! {
     "cuda/activation.cuh"
     "cuda/epilogue.cuh"
     "gemm/forward.cuh"
+    "cuda/resident.cuh"
+    "attention/forward.cuh"
+    "mask_head/forward.cuh"
+    "mlp_fusion/forward.cuh"
+    "token_attention/forward.cuh"
+    "token_attention/pack.cuh"
+    "token_attention/position.cuh"
+    "token_attention/token_step.cuh"
 }
 
 /// How a kernel's products are computed: the precisions of `cuda/number.cuh`.

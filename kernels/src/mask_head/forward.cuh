@@ -216,7 +216,7 @@ struct MaskHead {
 
     // Class of the largest logit of row `half` of an atom, the first of equal ones; a quad of lanes has the row.
     static __device__ __forceinline__ int first_maximum(const float (&logits)[CLASS_ATOMS][4], int half, int t) {
-        float best = logits[0][2 * half];
+        float best = 2 * t < CLASSES ? logits[0][2 * half] : -3.0e38f;
         int label = 2 * t;
 #pragma unroll
         for (int n = 0; n < CLASS_ATOMS; n++)
@@ -237,7 +237,7 @@ struct MaskHead {
         }
         return label;
     }
-    static_assert(CLASSES >= 8 && CLASSES <= 256, "the first atom is whole; a label is a byte");
+    static_assert(CLASSES <= 256, "a label is a byte");
 };
 
 // Bytes of dynamic shared memory.

@@ -40,10 +40,11 @@ constexpr int packed_bytes(int n, int k) {
     return n / PACK_COLUMNS * ceil_divide(k, PACK_K<P>) * PACK_BYTES;
 }
 
-// Packs, of image blockIdx.y, A_u [8T, 256], V_uᵀ [256, 8T] and A_a [8T, 256]; any may be null. Grid (any, batch).
+// Packs, of image blockIdx.y, A_u [8T, 256], V_uᵀ [256, 8T] and A_a [8T, 256]; any may be null. A shared A_a is packed once. Grid (any, batch).
 template <class P, int T>
 __device__ __forceinline__ void pack_operands(const float *update_scores, const float *update_values, const float *attend_scores,
-                                              u8 *packed_update_scores, u8 *packed_update_values, u8 *packed_attend_scores) {
+                                              u8 *packed_update_scores, u8 *packed_update_values, u8 *packed_attend_scores,
+                                              bool shared_attend) {
     constexpr int N = 8 * T, SCORES = packed_bytes<P>(N, 256), VALUES = packed_bytes<P>(256, N);
     const int image = int(blockIdx.y), warps = int(gridDim.x) * (PACK_THREADS / 32);
     const u64 offset = u64(image) * (N * 256);
@@ -53,7 +54,7 @@ __device__ __forceinline__ void pack_operands(const float *update_scores, const 
         const int block = warp - part * (SCORES / PACK_BYTES);
         if (part < 2) {
             const float *source = part == 0 ? update_scores : attend_scores;
-            if (source == nullptr) continue;
+            if (source == nullptr || (part == 1 && shared_attend && image > 0)) continue;
             source += offset;
             u8 *target = (part == 0 ? packed_update_scores : packed_attend_scores) + u64(image) * SCORES;
             pack_block<P>(target, block, T, 256, [&](int row, int column) { return source[row * 256 + column]; });

@@ -1,6 +1,10 @@
 //! From nodes to launches: one file per kernel folder.
 
+mod attention;
 mod gemm;
+mod mask_head;
+mod mlp_fusion;
+mod token_attention;
 
 use super::kernel::{Argument, Kernel, KernelText, Launch};
 use super::program::Form;
@@ -45,6 +49,13 @@ impl<'g> Lowering<'g> {
         self.node = index;
         match &self.graph.nodes[index].op {
             Op::Gemm(spec) => gemm::gemm(self, spec),
+            Op::Attention(spec) => attention::attention(self, spec),
+            Op::MlpFusion(spec) => mlp_fusion::mlp_fusion(self, spec),
+            Op::ImagePass(spec) => token_attention::image_pass(self, spec),
+            Op::TokenStep(spec) => token_attention::token_step(self, spec),
+            Op::MaskHead(spec) => mask_head::mask_head(self, spec),
+            Op::MaskProduct(spec) => mask_head::mask_product(self, spec),
+            Op::ArgMax(spec) => mask_head::arg_max(self, spec),
             op => unreachable!("{op:?} has no CUDA kernel yet"),
         }
     }
@@ -67,6 +78,12 @@ impl<'g> Lowering<'g> {
     /// The weight [n, k] in `slot` in fragment order.
     pub(crate) fn packed(&mut self, slot: Slot, n: usize, k: usize) -> Argument {
         self.operand(slot, Form::Packed { n, k })
+    }
+
+    /// Whether the operand in `slot` is known when the network is compiled.
+    pub(crate) fn is_constant(&self, slot: Slot) -> bool {
+        let value = self.node().input(slot).map(|value| &self.graph.values[value.0]);
+        value.is_some_and(|value| matches!(value.source, Source::Constant(_)))
     }
 
     /// The operand in `slot`, or null where the node has none.
