@@ -41,6 +41,14 @@ headers! {
     "image/warp.cuh"
     "image/labels.cuh"
     "image/paint.cuh"
+    "cuda/resident.cuh"
+    "attention/forward.cuh"
+    "mask_head/forward.cuh"
+    "mlp_fusion/forward.cuh"
+    "token_attention/forward.cuh"
+    "token_attention/pack.cuh"
+    "token_attention/position.cuh"
+    "token_attention/token_step.cuh"
 }
 
 /// How a kernel's products are computed: the precisions of `cuda/number.cuh`.

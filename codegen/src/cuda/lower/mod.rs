@@ -1,10 +1,14 @@
 //! From nodes to launches: one file per kernel folder.
 
+mod attention;
 mod gemm;
 mod layer_norm;
 mod mlp;
 mod patch_merge;
 mod window_attention;
+mod mask_head;
+mod mlp_fusion;
+mod token_attention;
 
 use super::kernel::{Argument, Kernel, KernelText, Launch};
 use super::program::Form;
@@ -57,6 +61,13 @@ impl<'g> Lowering<'g> {
             Op::WindowGather(spec) => window_attention::gather(self, spec),
             Op::WindowScatter(spec) => window_attention::scatter(self, spec),
             Op::WindowCore(spec) => window_attention::core(self, spec),
+            Op::Attention(spec) => attention::attention(self, spec),
+            Op::MlpFusion(spec) => mlp_fusion::mlp_fusion(self, spec),
+            Op::ImagePass(spec) => token_attention::image_pass(self, spec),
+            Op::TokenStep(spec) => token_attention::token_step(self, spec),
+            Op::MaskHead(spec) => mask_head::mask_head(self, spec),
+            Op::MaskProduct(spec) => mask_head::mask_product(self, spec),
+            Op::ArgMax(spec) => mask_head::arg_max(self, spec),
             op => unreachable!("{op:?} has no CUDA kernel yet"),
         }
     }
@@ -93,6 +104,12 @@ impl<'g> Lowering<'g> {
     /// Window attention's bias in `slot` as fragments of scores.
     pub(crate) fn position_bias(&mut self, slot: Slot, heads: usize, area: usize) -> Argument {
         self.operand(slot, Form::PositionBias { heads, area })
+    }
+
+    /// Whether the operand in `slot` is known when the network is compiled.
+    pub(crate) fn is_constant(&self, slot: Slot) -> bool {
+        let value = self.node().input(slot).map(|value| &self.graph.values[value.0]);
+        value.is_some_and(|value| matches!(value.source, Source::Constant(_)))
     }
 
     /// The operand in `slot`, or null where the node has none.
