@@ -11,6 +11,7 @@ pub mod network;
 pub mod operand;
 pub mod parity;
 pub mod problems;
+pub mod whole;
 
 use std::path::PathBuf;
 

@@ -166,8 +166,7 @@ impl Card {
         let busy = blocks.min(self.multiprocessors) as f64 / self.multiprocessors as f64;
         let arithmetic = launch.flops as f64 / (self.tflops(program.precision) * busy * 1e6);
         let memory = launch.bytes as f64 / (self.memory_gbs * 1e3);
-        let (work, limit) =
-            if arithmetic > memory { (arithmetic, Limit::Arithmetic) } else { (memory, Limit::Memory) };
+        let (work, limit) = if arithmetic > memory { (arithmetic, Limit::Arithmetic) } else { (memory, Limit::Memory) };
         if work < LAUNCH_MICROSECONDS {
             return Bound { microseconds: LAUNCH_MICROSECONDS, limit: Limit::Launch };
         }

@@ -49,8 +49,15 @@ struct Product {
     // Columns n_begin .. n_begin + COLUMNS of weights that have `columns` (a multiple of 8) and k padded to whole blocks.
     static __device__ __forceinline__ void run(typename S::Sums &sums, Source &source, const u8 *weights, int k, int columns,
                                                int n_begin, u32 buffer) {
+        const int block_begin = n_begin / PACK_COLUMNS;
+        run_blocks(sums, source, weights, k, columns / PACK_COLUMNS, [=](int block) { return block_begin + block; }, buffer);
+    }
+
+    // As `run`; `block_of(i)` is which 8 columns of the weights, in units of 8, are columns 8·i .. 8·i + 8 of the tile.
+    template <class Blocks>
+    static __device__ __forceinline__ void run_blocks(typename S::Sums &sums, Source &source, const u8 *weights, int k, int blocks_n,
+                                                      Blocks block_of, u32 buffer) {
         const int thread = int(threadIdx.x), lane_chunk = thread % S::ROW_CHUNKS, first_row = thread / S::ROW_CHUNKS;
-        const int blocks_n = columns / PACK_COLUMNS, block_begin = n_begin / PACK_COLUMNS;
         const int blocks_k = ceil_divide(k, PACK_K<P>);
         const int steps = ceil_divide(k, S::K);
 #pragma unroll
@@ -69,9 +76,10 @@ struct Product {
         bool weight_there[B_SLOTS];
 #pragma unroll
         for (int i = 0; i < B_SLOTS; i++) {
-            const int chunk = thread + i * S::THREADS, pack = chunk / RUN, at = chunk % RUN, block = at / (PACK_BYTES / 16);
-            weight_there[i] = chunk < B_CHUNKS && block_begin + block < blocks_n;
-            weight_offset[i] = u32(pack * blocks_n + block_begin + block) * PACK_BYTES + u32(at % (PACK_BYTES / 16)) * 16;
+            const int chunk = thread + i * S::THREADS, pack = chunk / RUN, at = chunk % RUN;
+            const int block = block_of(at / (PACK_BYTES / 16));
+            weight_there[i] = chunk < B_CHUNKS && block < blocks_n;
+            weight_offset[i] = u32(pack * blocks_n + block) * PACK_BYTES + u32(at % (PACK_BYTES / 16)) * 16;
         }
         const u64 weight_stride = u64(S::PACKS * blocks_n) * PACK_BYTES;
 

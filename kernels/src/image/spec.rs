@@ -145,4 +145,10 @@ impl BlendStyle {
             line_width: (width.max(height) + 500) / 1000 + usize::from(width.max(height) < 500),
         }
     }
+
+    /// `fill` and `line` in 256ths.
+    pub(super) fn weights(&self) -> (u16, u16) {
+        let weight = |share: f32| (share.clamp(0.0, 1.0) * 256.0).round() as u16;
+        (weight(self.fill), weight(self.line))
+    }
 }

@@ -3,13 +3,13 @@
 use super::{CudaError, Device};
 use crate::files::write_atomically;
 use cudarc::nvrtc::{result, sys};
+use rayon::prelude::*;
 use segface_codegen::cuda::Kernel;
 use segface_kernels::cuda::{COMPILE_OPTIONS, HEADERS};
 use sha2::{Digest, Sha256};
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock};
+use std::sync::OnceLock;
 
 /// A kernel as the driver takes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +18,39 @@ pub enum Image {
     Ptx(String),
     /// Machine code of one architecture.
     Cubin(Vec<u8>),
+}
+
+impl Image {
+    /// Its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Image::Ptx(text) => text.as_bytes(),
+            Image::Cubin(bytes) => bytes,
+        }
+    }
+}
+
+/// What a kernel needs of a multiprocessor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resources {
+    /// Registers of a thread.
+    pub registers: usize,
+    /// Bytes that a thread writes to and reads from memory because it has too few registers.
+    pub spilled: usize,
+    /// Bytes of static shared memory of a block.
+    pub static_shared: usize,
+}
+
+impl Resources {
+    /// From the assembler's log.
+    fn read(log: &str) -> Option<Self> {
+        let before = |what: &str| -> Option<usize> {
+            let line = log.lines().find(|line| line.contains(what))?;
+            line[..line.find(what)?].split_whitespace().next_back()?.parse().ok()
+        };
+        let spilled = before("bytes spill stores").unwrap_or(0) + before("bytes spill loads").unwrap_or(0);
+        Some(Self { registers: before("registers")?, spilled, static_shared: before("bytes smem").unwrap_or(0) })
+    }
 }
 
 /// The compiler at hand.
@@ -66,25 +99,20 @@ impl Compiler {
     /// # Errors
     /// If the compiler refuses one of them; the first one's log.
     pub fn compile(&self, kernels: &[Kernel], target: &str) -> Result<Vec<Image>, CudaError> {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(kernels.len());
-        let next = AtomicUsize::new(0);
-        let results: Vec<Mutex<Option<Result<Image, CudaError>>>> = kernels.iter().map(|_| Mutex::new(None)).collect();
-        std::thread::scope(|scope| {
-            for _ in 0..threads {
-                scope.spawn(|| {
-                    while let Some(kernel) = kernels.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        let index = (kernel as *const Kernel).addr().wrapping_sub(kernels.as_ptr().addr())
-                            / size_of::<Kernel>();
-                        let result = self.compile_one(kernel, target);
-                        if let Ok(mut place) = results[index].lock() {
-                            *place = Some(result);
-                        }
-                    }
-                });
-            }
+        kernels.par_iter().map(|kernel| self.compile_one(kernel, target)).collect()
+    }
+
+    /// What kernels need on a card of architecture `sm_…`, as its assembler says.
+    ///
+    /// # Errors
+    /// As [`Compiler::compile`].
+    pub fn resources(&self, kernels: &[Kernel], target: &str) -> Result<Vec<Resources>, CudaError> {
+        let resources = kernels.par_iter().map(|kernel| {
+            let (_, log) = self.nvrtc(kernel, target, &["--ptxas-options=-v"])?;
+            Resources::read(&log)
+                .ok_or_else(|| self.refused(kernel, target, format!("its log says no registers:\n{log}")))
         });
-        let taken = results.into_iter().map(|place| place.into_inner().ok().flatten());
-        taken.map(|result| result.unwrap_or_else(|| unreachable!("every kernel was taken by a thread"))).collect()
+        resources.collect()
     }
 
     fn compile_one(&self, kernel: &Kernel, target: &str) -> Result<Image, CudaError> {
@@ -100,14 +128,10 @@ impl Compiler {
                 }
             }
         }
-        let image = self.nvrtc(kernel, target, machine_code)?;
+        let (image, _) = self.nvrtc(kernel, target, &[])?;
         if let Some(path) = path {
-            let bytes = match &image {
-                Image::Ptx(text) => text.as_bytes(),
-                Image::Cubin(bytes) => bytes,
-            };
             // A cache that cannot be written is no reason to fail: the kernel is there.
-            let written = write_atomically(&path, true, |out: &mut dyn std::io::Write| out.write_all(bytes));
+            let written = write_atomically(&path, true, |out: &mut dyn std::io::Write| out.write_all(image.bytes()));
             if written.is_err() {
                 tracing::debug!("cannot keep {}", path.display());
             }
@@ -127,13 +151,18 @@ impl Compiler {
         digest.iter().take(16).fold(format!("{}-{target}-", kernel.name), |name, byte| format!("{name}{byte:02x}"))
     }
 
-    fn nvrtc(&self, kernel: &Kernel, target: &str, machine_code: bool) -> Result<Image, CudaError> {
-        let refused = |log: String| CudaError::Compile {
+    fn refused(&self, kernel: &Kernel, target: &str, log: String) -> CudaError {
+        CudaError::Compile {
             version: format!("{}.{}", self.version.0, self.version.1),
             kernel: kernel.name.clone(),
             target: target.into(),
             log,
-        };
+        }
+    }
+
+    /// The image, and what the compiler said about it.
+    fn nvrtc(&self, kernel: &Kernel, target: &str, extra: &[&str]) -> Result<(Image, String), CudaError> {
+        let refused = |log: String| self.refused(kernel, target, log);
         let c = |text: &str| CString::new(text).map_err(|_| refused("its source holds a zero byte".into()));
         let (source, name) = (c(&kernel.source)?, c(&format!("{}.cu", kernel.name))?);
         let names = HEADERS.iter().map(|(name, _)| c(name)).collect::<Result<Vec<_>, _>>()?;
@@ -153,8 +182,12 @@ impl Compiler {
         }
         .result()
         .map_err(|error| refused(format!("{error:?}")))?;
-        let options: Vec<String> =
-            COMPILE_OPTIONS.iter().map(ToString::to_string).chain([format!("--gpu-architecture={target}")]).collect();
+        let options: Vec<String> = COMPILE_OPTIONS
+            .iter()
+            .chain(extra)
+            .map(ToString::to_string)
+            .chain([format!("--gpu-architecture={target}")])
+            .collect();
         // SAFETY: `program` is a program of NVRTC, destroyed once, below.
         unsafe {
             let compiled = result::compile_program(program, &options);
@@ -162,7 +195,7 @@ impl Compiler {
                 .map(|log| CStr::from_ptr(log.as_ptr()).to_string_lossy().into_owned())
                 .unwrap_or_default();
             let image = compiled.map_err(|error| refused(format!("{error:?}\n{log}"))).and_then(|()| {
-                if machine_code {
+                if target.starts_with("sm_") {
                     let mut size = 0;
                     sys::nvrtcGetCUBINSize(program, &mut size)
                         .result()
@@ -177,7 +210,7 @@ impl Compiler {
             });
             // Nothing is lost if it stays.
             let _ = result::destroy_program(program);
-            image
+            Ok((image?, log))
         }
     }
 }
@@ -254,4 +287,18 @@ fn cache_folder() -> Option<PathBuf> {
     let root = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let folder = root.or_else(|| Some(std::env::home_dir()?.join(".cache")))?.join("segface/kernels");
     std::fs::create_dir_all(&folder).is_ok().then_some(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resources_are_read_from_the_log_of_the_assembler() {
+        let log = "ptxas info    : Compiling entry function 'k' for 'sm_80'\nptxas info    : Function properties for k\n    \
+                   8 bytes stack frame, 12 bytes spill stores, 16 bytes spill loads\nptxas info    : Used 77 registers, used 1 \
+                   barriers, 256 bytes smem, 400 bytes cmem[0]\n";
+        assert_eq!(Resources::read(log), Some(Resources { registers: 77, spilled: 28, static_shared: 256 }));
+        assert_eq!(Resources::read("nothing"), None);
+    }
 }

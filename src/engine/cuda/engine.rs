@@ -1,8 +1,8 @@
 //! Runs a program on a card: one arena, one stream, one graph of launches.
 
-use super::{Compiler, CudaError, Device, Image};
+use super::{Compiler, CudaError, CudaFile, Device, Image};
 use crate::engine::EngineError;
-use cudarc::driver::sys::{CUfunction_attribute, CUgraphInstantiate_flags, CUstreamCaptureMode};
+use cudarc::driver::sys::{CUfunction_attribute, CUgraphInstantiate_flags, CUresult, CUstreamCaptureMode};
 use cudarc::driver::{CudaFunction, CudaGraph, CudaSlice, CudaStream, DevicePtr, result};
 use cudarc::nvrtc::Ptx;
 use segface_codegen::cuda::{Argument, Kernel, Launch, Program};
@@ -50,6 +50,24 @@ impl CudaEngine {
     pub fn new(program: Arc<Program>, device: &Device) -> Result<Self, CudaError> {
         let images = Compiler::find()?.for_device(&program.kernels, device)?;
         Self::with_images(program, device, &images)
+    }
+
+    /// Takes memory for the program of an engine file.
+    ///
+    /// # Errors
+    /// If the file has no code for the card, or with too little memory.
+    pub fn from_file(file: CudaFile, device: &Device) -> Result<Self, CudaError> {
+        let program = Arc::new(file.program.clone());
+        let mut refused = None;
+        for images in file.images_for(device)? {
+            match Self::with_images(Arc::clone(&program), device, images) {
+                Err(CudaError::Driver { what, source }) if is_about_code(source.0) => {
+                    refused = Some(CudaError::Driver { what, source });
+                }
+                result => return result,
+            }
+        }
+        Err(refused.unwrap_or(CudaError::NoDriver))
     }
 
     /// Takes memory for a program whose kernels are compiled: one image for each, in order.
@@ -241,6 +259,21 @@ fn word(program: &Program, offsets: &[usize], [arena, constants, counters]: [u64
         Argument::I32(value) => u64::from(value as u32),
         Argument::F32(value) => u64::from(value.to_bits()),
     }
+}
+
+/// Whether the driver says that it cannot run this kind of code.
+fn is_about_code(error: CUresult) -> bool {
+    use CUresult::{
+        CUDA_ERROR_INVALID_IMAGE, CUDA_ERROR_INVALID_PTX, CUDA_ERROR_NO_BINARY_FOR_GPU,
+        CUDA_ERROR_UNSUPPORTED_PTX_VERSION,
+    };
+    matches!(
+        error,
+        CUDA_ERROR_INVALID_IMAGE
+            | CUDA_ERROR_INVALID_PTX
+            | CUDA_ERROR_NO_BINARY_FOR_GPU
+            | CUDA_ERROR_UNSUPPORTED_PTX_VERSION
+    )
 }
 
 /// Loads a kernel and allows it the shared memory it needs.

@@ -52,6 +52,16 @@ pub enum CudaError {
         /// What it said.
         log: String,
     },
+    /// An engine file has no code for the card.
+    #[error("this engine has code for {have}, but {name} is sm_{arch}; compile it again with `--cards sm_{arch}`")]
+    WrongCard {
+        /// The card.
+        name: String,
+        /// Its architecture.
+        arch: u32,
+        /// What the file holds.
+        have: String,
+    },
     /// Not enough memory on the device.
     #[error(
         "the device has no room for {bytes} bytes of {what}: {free} bytes are free; choose a smaller batch or size, or free memory on the device"

@@ -7,8 +7,10 @@ mod compiler;
 mod device;
 mod engine;
 mod error;
+mod file;
 
-pub use compiler::{Compiler, Image};
+pub use compiler::{Compiler, Image, Resources};
 pub use device::{Device, devices};
 pub use engine::CudaEngine;
 pub use error::CudaError;
+pub use file::CudaFile;
