@@ -76,11 +76,7 @@ const TILES: [Tile; 6] = [
 ];
 
 /// Blocks with which a large card is busy: about one for each of its multiprocessors.
-<<<<<<< HEAD
-pub(super) const BUSY: usize = 108;
-=======
 pub const BUSY: usize = 108;
->>>>>>> cuda
 
 /// The tile for a product of [rows, n]: the one whose blocks take least time if a card runs [`BUSY`] of them at once, counting
 /// what a tile multiplies beside the matrix and that small tiles read their operands more often.

@@ -1,23 +1,19 @@
 //! From nodes to launches: one file per kernel folder.
 
-<<<<<<< HEAD
+mod attention;
 mod conv;
 mod depthwise;
 mod elementwise;
 mod gemm;
+mod layer_norm;
+mod mask_head;
+mod mlp;
+mod mlp_fusion;
+mod patch_merge;
 mod resample;
 mod squeeze_excite;
-=======
-mod attention;
-mod gemm;
-mod layer_norm;
-mod mlp;
-mod patch_merge;
-mod window_attention;
-mod mask_head;
-mod mlp_fusion;
 mod token_attention;
->>>>>>> cuda
+mod window_attention;
 
 use super::kernel::{Argument, Kernel, KernelText, Launch};
 use super::program::Form;
@@ -62,18 +58,6 @@ impl<'g> Lowering<'g> {
         self.node = index;
         match &self.graph.nodes[index].op {
             Op::Gemm(spec) => gemm::gemm(self, spec),
-<<<<<<< HEAD
-            Op::Conv(spec) => conv::conv(self, spec),
-            Op::Depthwise(spec) => depthwise::depthwise(self, spec),
-            Op::SqueezeExcite(spec) => squeeze_excite::squeeze_excite(self, spec),
-            Op::Elementwise(spec) => elementwise::elementwise(self, spec),
-            Op::Convert(spec) => elementwise::convert(self, spec),
-            Op::Bilinear(spec) => resample::bilinear(self, spec),
-            Op::Concat(spec) => resample::concat(self, spec),
-            Op::PixelShuffle(spec) => resample::pixel_shuffle(self, spec),
-            Op::MaxPool(spec) => resample::max_pool(self, spec),
-            Op::SumPool(spec) => resample::sum_pool(self, spec),
-=======
             Op::LayerNorm(spec) => layer_norm::layer_norm(self, spec),
             Op::Mlp(spec) => mlp::mlp(self, spec),
             Op::PatchMerge(spec) => patch_merge::patch_merge(self, spec),
@@ -89,8 +73,16 @@ impl<'g> Lowering<'g> {
             Op::MaskHead(spec) => mask_head::mask_head(self, spec),
             Op::MaskProduct(spec) => mask_head::mask_product(self, spec),
             Op::ArgMax(spec) => mask_head::arg_max(self, spec),
->>>>>>> cuda
-            op => unreachable!("{op:?} has no CUDA kernel yet"),
+            Op::Conv(spec) => conv::conv(self, spec),
+            Op::Depthwise(spec) => depthwise::depthwise(self, spec),
+            Op::SqueezeExcite(spec) => squeeze_excite::squeeze_excite(self, spec),
+            Op::Elementwise(spec) => elementwise::elementwise(self, spec),
+            Op::Convert(spec) => elementwise::convert(self, spec),
+            Op::Bilinear(spec) => resample::bilinear(self, spec),
+            Op::Concat(spec) => resample::concat(self, spec),
+            Op::PixelShuffle(spec) => resample::pixel_shuffle(self, spec),
+            Op::MaxPool(spec) => resample::max_pool(self, spec),
+            Op::SumPool(spec) => resample::sum_pool(self, spec),
         }
     }
 
