@@ -38,8 +38,8 @@ pub(super) fn elementwise(l: &mut Lowering<'_>, spec: &ElementwiseSpec) {
         }
         ElementwiseOp::BatchNorm { eps } => {
             let slots = [
-                ("weight", Slot::Weight),
-                ("bias", Slot::Bias),
+                ("weight", Slot::NormWeight),
+                ("bias", Slot::NormBias),
                 ("mean", Slot::Mean),
                 ("variance", Slot::Variance),
             ];
