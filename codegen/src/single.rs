@@ -15,7 +15,7 @@ impl Graph {
     pub fn single(op: Op, operands: &[(Slot, &[usize], &[f32])], activation: DType) -> Result<Graph, String> {
         let mut graph = Graph::default();
         // A graph has an input, if only one that nothing reads.
-        let nothing = Value { name: "nothing".into(), shape: vec![1], dtype: DType::F32, source: Source::Input };
+        let nothing = Value { name: "nothing".into(), shape: vec![1; 4], dtype: activation, source: Source::Input };
         graph.values.push(nothing);
         let mut inputs = Vec::new();
         for (slot, shape, numbers) in operands {
