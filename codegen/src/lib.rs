@@ -12,6 +12,7 @@ pub mod models;
 pub mod passes;
 pub mod plan;
 mod signature;
+mod single;
 mod spec;
 pub mod weights;
 

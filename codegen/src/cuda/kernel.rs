@@ -73,6 +73,7 @@ pub(crate) struct KernelText {
     body: String,
     pub(crate) threads: u32,
     pub(crate) shared_bytes: u32,
+    resident: u32,
 }
 
 impl KernelText {
@@ -87,6 +88,7 @@ impl KernelText {
             body: String::new(),
             threads: 0,
             shared_bytes: 0,
+            resident: 1,
         }
     }
 
@@ -119,6 +121,12 @@ impl KernelText {
         let _ = writeln!(self.definitions, "static_assert({bytes} == {shared_bytes}, \"shared memory as launched\");");
     }
 
+    /// Blocks of which a multiprocessor's registers shall hold at least that many at once. One unless said otherwise: without a
+    /// number, ptxas aims at an occupancy of its own and spills a few registers for it.
+    pub(crate) fn resident(&mut self, blocks: u32) {
+        self.resident = blocks;
+    }
+
     /// The finished kernel.
     pub(crate) fn finish(&self) -> Kernel {
         let mut source = String::new();
@@ -126,9 +134,10 @@ impl KernelText {
             let _ = writeln!(source, "#include \"{include}\"");
         }
         let text = format!(
-            "using namespace segface;\n{}extern \"C\" __global__ void __launch_bounds__({}) NAME({}) {{\n{}}}\n",
+            "using namespace segface;\n{}extern \"C\" __global__ void __launch_bounds__({}, {}) NAME({}) {{\n{}}}\n",
             self.definitions,
             self.threads,
+            self.resident,
             self.parameters.join(", "),
             self.body
         );

@@ -4,6 +4,7 @@
 //! the image's size is an argument. Nodes that need the same instance share it, also across image sizes. Each launch names its
 //! arguments symbolically ([`Argument`]); whoever runs the program turns them into addresses.
 
+pub mod card;
 mod kernel;
 mod lower;
 mod program;

@@ -1,6 +1,6 @@
 //! A network as CUDA kernels.
 
-use super::kernel::{Kernel, Launch};
+use super::kernel::{Argument, Kernel, Launch};
 use super::lower::Lowering;
 use crate::ir::{Graph, Output, Source, ValueId};
 use crate::passes::MemoryPlan;
@@ -23,6 +23,13 @@ pub enum Form {
         n: usize,
         /// Columns: terms of each sum.
         k: usize,
+    },
+    /// Window attention's bias [heads, area, area] as fragments of scores (`segface_kernels::cuda::pack_position_bias`).
+    PositionBias {
+        /// Heads.
+        heads: usize,
+        /// Positions of a window.
+        area: usize,
     },
 }
 
@@ -98,6 +105,7 @@ fn device_constant(graph: &Graph, precision: Precision, value: ValueId, form: Fo
         Form::F32 => data.iter().flat_map(|v| v.to_le_bytes()).collect(),
         Form::Element => segface_kernels::cuda::elements(precision.dtype(), data).into(),
         Form::Packed { n, k } => segface_kernels::cuda::pack(precision.fragment(), n, k, data).into(),
+        Form::PositionBias { heads, area } => segface_kernels::cuda::pack_position_bias(heads, area, data).into(),
     }
 }
 
@@ -110,6 +118,60 @@ impl Program {
     /// The value given out as `output`.
     pub fn output(&self, output: Output) -> Option<ValueId> {
         self.graph.outputs.iter().find(|(o, _)| *o == output).map(|(_, v)| *v)
+    }
+
+    /// Checks that a program read from a file holds together: every kernel, value, workspace, constant and counter that a launch
+    /// names exists and lies where there is memory. What a kernel does with them is its own affair.
+    ///
+    /// # Errors
+    /// What does not fit.
+    pub fn validate(&self) -> Result<(), String> {
+        crate::check::check(&self.graph).map_err(|violations| violations.to_string())?;
+        let (graph, memory) = (&self.graph, &self.memory);
+        if memory.offsets.len() != graph.values.len() || memory.workspaces.len() != graph.nodes.len() {
+            return Err("its memory plan is for another graph".into());
+        }
+        let inside =
+            |offset: usize, bytes: usize| offset.checked_add(bytes).is_some_and(|end| end <= memory.arena_bytes);
+        for (value, offset) in graph.values.iter().zip(&memory.offsets) {
+            if offset.is_some_and(|offset| !inside(offset, value.bytes())) {
+                return Err(format!("{} does not lie in its arena", value.name));
+            }
+        }
+        for (value, form, bytes) in &self.constants {
+            let len = graph.values.get(value.0).ok_or("a constant of no value")?.len();
+            let expected = match *form {
+                Form::F32 => 4 * len,
+                Form::Element => self.precision.dtype().size() * len,
+                Form::Packed { n, k } => segface_kernels::cuda::packed_bytes(self.precision.fragment(), n, k),
+                Form::PositionBias { heads, area } => segface_kernels::cuda::position_bias_bytes(heads, area),
+            };
+            if bytes.len() != expected {
+                return Err(format!(
+                    "the constant {} has {} bytes, expected {expected}",
+                    graph.values[value.0].name,
+                    bytes.len()
+                ));
+            }
+        }
+        for launch in &self.launches {
+            if launch.kernel >= self.kernels.len() || launch.node >= graph.nodes.len() {
+                return Err("a launch of no kernel or no node".into());
+            }
+            let known = |argument: &Argument| match *argument {
+                Argument::Value(value) => memory.offsets.get(value.0).is_some_and(Option::is_some),
+                Argument::Workspace { node, offset } => {
+                    memory.workspaces.get(node).copied().flatten().is_some_and(|base| inside(base, offset))
+                }
+                Argument::Constant(index) => index < self.constants.len(),
+                Argument::Counters { first } => first < self.counters,
+                Argument::Null | Argument::I32(_) | Argument::F32(_) => true,
+            };
+            if !launch.arguments.iter().all(known) {
+                return Err(format!("a launch of {} names what is not there", self.kernels[launch.kernel].name));
+            }
+        }
+        Ok(())
     }
 
     /// Bytes of all constants.

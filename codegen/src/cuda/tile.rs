@@ -54,6 +54,11 @@ impl Tile {
         self.loop_bytes().max(self.finish_bytes(norm))
     }
 
+    /// Shared memory of `gemm::forward_wide`, where only rows are copied: `bytes_wide`.
+    pub fn wide_bytes(&self, norm: bool) -> usize {
+        (self.stages * self.rows * self.row_bytes).max(self.finish_bytes(norm))
+    }
+
     /// Blocks that make a product of that size.
     pub fn grid(&self, rows: usize, n: usize) -> [u32; 3] {
         [rows.div_ceil(self.rows) as u32, n.div_ceil(self.columns) as u32, 1]
@@ -71,7 +76,7 @@ const TILES: [Tile; 6] = [
 ];
 
 /// Blocks with which a large card is busy: about one for each of its multiprocessors.
-const BUSY: usize = 108;
+pub const BUSY: usize = 108;
 
 /// The tile for a product of [rows, n]: the one whose blocks take least time if a card runs [`BUSY`] of them at once, counting
 /// what a tile multiplies beside the matrix and that small tiles read their operands more often.
@@ -86,11 +91,18 @@ pub fn choose(rows: usize, n: usize) -> Tile {
 }
 
 /// The tile for a product whose epilogue norms whole rows of n: all columns in one block, few rows.
-pub fn full_row(n: usize) -> Tile {
+pub fn full_row(rows: usize, n: usize, precision: Precision) -> Tile {
     match n {
         ..=128 => Tile::new(64, n.next_multiple_of(64), [2, 2], 64, 3),
-        ..=256 => Tile::new(32, n.next_multiple_of(64), [1, 4], 64, 3),
-        ..=512 => Tile::new(32, n.next_multiple_of(128), [1, 8], 64, 2),
-        _ => Tile::new(16, n.next_multiple_of(256), [1, 16], 64, 2),
+        ..=WIDE => Tile::new(32, n.next_multiple_of(64), [1, 4], 64, 3),
+        _ => {
+            let warps = if n <= 512 { 8 } else { 16 };
+            // 32 rows of 1024 columns by 16 warps, or of f32 fragments, are more sums than registers.
+            let few = n > 512 || precision == Precision::F32 || rows.div_ceil(32) < BUSY;
+            Tile::new(if few { 16 } else { 32 }, n.next_multiple_of(8 * warps), [1, warps], 128, 4)
+        }
     }
 }
+
+/// Columns up to which weights of whole rows go through shared memory. Wider products are `gemm/wide.cuh`.
+pub const WIDE: usize = 256;

@@ -27,6 +27,18 @@ __device__ __forceinline__ void wait_copies() {
 __device__ __forceinline__ Chunk load_chunk(const void *source) { return *static_cast<const Chunk *>(source); }
 __device__ __forceinline__ void store_chunk(void *target, const Chunk &chunk) { *static_cast<Chunk *>(target) = chunk; }
 
+// N (a multiple of 4) floats at an address that is a multiple of 16.
+template <int N>
+__device__ __forceinline__ void load_floats(float (&values)[N], const float *source) {
+    static_assert(N % 4 == 0, "whole chunks");
+#pragma unroll
+    for (int i = 0; i < N; i += 4) {
+        const Chunk chunk = load_chunk(source + i);
+#pragma unroll
+        for (int j = 0; j < 4; j++) values[i + j] = __uint_as_float(chunk.word[j]);
+    }
+}
+
 __device__ __forceinline__ Chunk load_shared(u32 address) {
     Chunk c;
     asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"

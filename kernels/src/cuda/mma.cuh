@@ -46,6 +46,8 @@ struct Mma {
     using E = typename P::Element;
     static constexpr int K = 16;
     static constexpr int PACK_STEPS = PACK_K<P> / K;
+    // Whether `multiply_pack` takes the place of `multiply` in long sums.
+    static constexpr bool SUMS_PACKS = false;
     struct A {
         u32 r[4];
     };
@@ -107,6 +109,7 @@ struct Mma<Tf32> {
     using E = float;
     static constexpr int K = 8;
     static constexpr int PACK_STEPS = PACK_K<Tf32> / K;
+    static constexpr bool SUMS_PACKS = false;
     struct A {
         u32 r[4];
     };
@@ -155,6 +158,7 @@ struct Mma<Single> {
     using E = float;
     static constexpr int K = 4;
     static constexpr int PACK_STEPS = PACK_K<Single> / K;
+    static constexpr bool SUMS_PACKS = true;
     struct A {
         Chunk row[2];
     };
@@ -200,6 +204,15 @@ struct Mma<Single> {
                 c[i] = fmaf(__uint_as_float(a.row[i / 2].word[k]), __uint_as_float(b.column[i % 2].word[k]), c[i]);
             }
         }
+    }
+    // A packed block's worth of k. Its terms are summed on their own before they meet the long sum, so that an error grows with the
+    // root of k / 16 instead of k, for one addition in 16.
+    static __device__ __forceinline__ void multiply_pack(float (&c)[4], const A (&a)[PACK_STEPS], const B (&b)[PACK_STEPS]) {
+        float part[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll
+        for (int step = 0; step < PACK_STEPS; step++) multiply(part, a[step], b[step]);
+#pragma unroll
+        for (int i = 0; i < 4; i++) c[i] += part[i];
     }
 };
 

@@ -25,10 +25,30 @@ headers! {
     "cuda/activation.cuh"
     "cuda/epilogue.cuh"
     "gemm/forward.cuh"
+    "gemm/wide.cuh"
+    "layer_norm/forward.cuh"
+    "mlp/forward.cuh"
+    "mlp/naive.cuh"
+    "mlp/tiled.cuh"
+    "patch_merge/forward.cuh"
+    "window_attention/attend.cuh"
+    "window_attention/forward.cuh"
+    "window_attention/geometry.cuh"
+    "window_attention/naive.cuh"
+    "window_attention/tiled.cuh"
+    "window_attention/unfused.cuh"
     "image/resize.cuh"
     "image/warp.cuh"
     "image/labels.cuh"
     "image/paint.cuh"
+    "cuda/resident.cuh"
+    "attention/forward.cuh"
+    "mask_head/forward.cuh"
+    "mlp_fusion/forward.cuh"
+    "token_attention/forward.cuh"
+    "token_attention/pack.cuh"
+    "token_attention/position.cuh"
+    "token_attention/token_step.cuh"
 }
 
 /// How a kernel's products are computed: the precisions of `cuda/number.cuh`.
@@ -120,6 +140,37 @@ pub fn pack(fragment: Fragment, n: usize, k: usize, data: &[f32]) -> Vec<u8> {
     bytes
 }
 
+/// Bytes that [`pack_position_bias`] makes.
+pub fn position_bias_bytes(heads: usize, area: usize) -> usize {
+    heads * 64 * area.next_multiple_of(8) * 4
+}
+
+/// The position bias [heads, area, area] of window attention (`window_attention/attend.cuh`): [heads, 4 groups of 16 queries, groups
+/// of 8 keys, 32 lanes, 4] in units of ln 2, so that a lane reads its four sums of an atom at once. Keys past the window are −∞,
+/// queries past it 0.
+///
+/// # Panics
+/// If `data` does not hold heads·area² numbers.
+pub fn pack_position_bias(heads: usize, area: usize, data: &[f32]) -> Vec<u8> {
+    assert_eq!(data.len(), heads * area * area, "a position bias of {heads} heads over {area} positions");
+    let mut bytes = Vec::with_capacity(position_bias_bytes(heads, area));
+    for head in 0..heads {
+        for (group, atom) in (0..4 * area.div_ceil(8)).map(|i| (i / area.div_ceil(8), i % area.div_ceil(8))) {
+            // Lane 4g + t: queries g and g + 8, keys 2t and 2t + 1.
+            for (g, t, half, pair) in product4(8, 4, 2, 2) {
+                let (query, key) = (group * 16 + half * 8 + g, atom * 8 + 2 * t + pair);
+                let value = match (query < area, key < area) {
+                    (true, true) => data[(head * area + query) * area + key] * std::f32::consts::LOG2_E,
+                    (false, true) => 0.0,
+                    (_, false) => f32::NEG_INFINITY,
+                };
+                bytes.extend(value.to_le_bytes());
+            }
+        }
+    }
+    bytes
+}
+
 /// Every combination of four indices, the last one fastest.
 fn product4(a: usize, b: usize, c: usize, d: usize) -> impl Iterator<Item = (usize, usize, usize, usize)> {
     (0..a * b * c * d).map(move |i| (i / (b * c * d), i / (c * d) % b, i / d % c, i % d))
@@ -166,6 +217,20 @@ mod tests {
             expected.sort_by(f32::total_cmp);
             assert_eq!(found, expected, "{fragment:?}");
         }
+    }
+
+    #[test]
+    fn a_packed_position_bias_has_every_number_at_its_lane_and_hides_keys_past_the_window() {
+        let (heads, area) = (2, 49);
+        let data: Vec<f32> = (0..heads * area * area).map(|i| i as f32).collect();
+        let bytes = pack_position_bias(heads, area, &data);
+        let packed: Vec<f32> = bytes.chunks(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        assert_eq!(packed.len(), heads * 4 * 7 * 128);
+        // Head 1, query 29 = group 1, second half, g = 5; key 43 = atom 5, t = 1, second of the pair.
+        let lane = ((4 + 1) * 7 + 5) * 32 + 5 * 4 + 1;
+        assert_eq!(packed[lane * 4 + 3], data[(area + 29) * area + 43] * std::f32::consts::LOG2_E);
+        let hidden = packed.iter().filter(|v| **v == f32::NEG_INFINITY).count();
+        assert_eq!(hidden, heads * 64 * (56 - area));
     }
 
     #[test]

@@ -37,7 +37,8 @@ struct Shape {
 //   prepare(i, row)          once; `row` is the number in the tile
 //   copy(i, target, k)       per stage: starts the copy of the chunk at column k, zeros where there is nothing
 //   TRANSFORMS, transform(i, chunk, k): what becomes of the numbers once they have landed
-// Rows past the end and columns past the matrix are the source's to fill with zeros.
+// Rows past the end and columns past the matrix are the source's to fill with zeros. A source may as well load and store into
+// the tile itself: barriers lie between that and the first read.
 
 template <class S, class Source>
 struct Product {
@@ -48,8 +49,15 @@ struct Product {
     // Columns n_begin .. n_begin + COLUMNS of weights that have `columns` (a multiple of 8) and k padded to whole blocks.
     static __device__ __forceinline__ void run(typename S::Sums &sums, Source &source, const u8 *weights, int k, int columns,
                                                int n_begin, u32 buffer) {
+        const int block_begin = n_begin / PACK_COLUMNS;
+        run_blocks(sums, source, weights, k, columns / PACK_COLUMNS, [=](int block) { return block_begin + block; }, buffer);
+    }
+
+    // As `run`; `block_of(i)` is which 8 columns of the weights, in units of 8, are columns 8·i .. 8·i + 8 of the tile.
+    template <class Blocks>
+    static __device__ __forceinline__ void run_blocks(typename S::Sums &sums, Source &source, const u8 *weights, int k, int blocks_n,
+                                                      Blocks block_of, u32 buffer) {
         const int thread = int(threadIdx.x), lane_chunk = thread % S::ROW_CHUNKS, first_row = thread / S::ROW_CHUNKS;
-        const int blocks_n = columns / PACK_COLUMNS, block_begin = n_begin / PACK_COLUMNS;
         const int blocks_k = ceil_divide(k, PACK_K<P>);
         const int steps = ceil_divide(k, S::K);
 #pragma unroll
@@ -61,35 +69,56 @@ struct Product {
 #pragma unroll
                 for (int i = 0; i < 4; i++) sums[m][n][i] = 0.0f;
 
-        auto start = [&](int step) {
-            if (step < steps) {
-                const u32 a = buffer + u32(step % S::STAGES) * S::STAGE_BYTES, b = a + S::A_BYTES;
+        // The chunks of weights that this thread copies: where they are in the first stage; each stage is one stride further.
+        constexpr int B_CHUNKS = S::B_BYTES / 16, RUN = S::COLUMNS / PACK_COLUMNS * (PACK_BYTES / 16);
+        constexpr int B_SLOTS = ceil_divide(B_CHUNKS, S::THREADS);
+        u32 weight_offset[B_SLOTS];
+        bool weight_there[B_SLOTS];
+#pragma unroll
+        for (int i = 0; i < B_SLOTS; i++) {
+            const int chunk = thread + i * S::THREADS, pack = chunk / RUN, at = chunk % RUN;
+            const int block = block_of(at / (PACK_BYTES / 16));
+            weight_there[i] = chunk < B_CHUNKS && block < blocks_n;
+            weight_offset[i] = u32(pack * blocks_n + block) * PACK_BYTES + u32(at % (PACK_BYTES / 16)) * 16;
+        }
+        const u64 weight_stride = u64(S::PACKS * blocks_n) * PACK_BYTES;
+
+        int started = 0, started_stage = 0;
+        const u8 *stage_weights = weights;
+        auto start = [&] {
+            if (started < steps) {
+                const u32 a = buffer + u32(started_stage) * S::STAGE_BYTES, b = a + S::A_BYTES;
                 const typename S::ATile tile{a};
 #pragma unroll
                 for (int i = 0; i < S::SLOTS; i++) {
                     const int row = first_row + i * S::ROW_STEP;
                     if (S::ROWS % S::ROW_STEP == 0 || row < S::ROWS) {
-                        source.copy(i, tile.address(row, lane_chunk), step * S::K + lane_chunk * CHUNK<E>);
+                        source.copy(i, tile.address(row, lane_chunk), started * S::K + lane_chunk * CHUNK<E>);
                     }
                 }
-                constexpr int B_CHUNKS = S::B_BYTES / 16, RUN = S::COLUMNS / PACK_COLUMNS * (PACK_BYTES / 16);
 #pragma unroll
-                for (int i = thread; i < B_CHUNKS; i += S::THREADS) {
-                    const int pack = i / RUN, at = i % RUN, block = block_begin + at / (PACK_BYTES / 16);
-                    const int block_k = step * S::PACKS + pack;
-                    const bool there = block < blocks_n && block_k < blocks_k;
-                    const u64 offset = there ? u64(block_k * blocks_n + block) * PACK_BYTES + u64(at % (PACK_BYTES / 16)) * 16 : 0;
-                    copy_async(b + u32(i) * 16, weights + offset, there ? 16 : 0);
+                for (int i = 0; i < B_SLOTS; i++) {
+                    const int chunk = thread + i * S::THREADS;
+                    if (B_CHUNKS % S::THREADS == 0 || chunk < B_CHUNKS) {
+                        bool there = weight_there[i];
+                        if constexpr (S::PACKS > 1) there = there && started * S::PACKS + chunk / RUN < blocks_k;
+                        copy_async(b + u32(chunk) * 16, stage_weights + (there ? weight_offset[i] : 0), there ? 16 : 0);
+                    }
                 }
+                stage_weights += weight_stride;
             }
             commit_copies();
+            started++;
+            started_stage = started_stage + 1 == S::STAGES ? 0 : started_stage + 1;
         };
 #pragma unroll
-        for (int step = 0; step < S::STAGES - 1; step++) start(step);
+        for (int step = 0; step < S::STAGES - 1; step++) start();
 
         const int warp = thread / 32, row = warp % S::WARPS_M * S::WARP_ROWS, column_block = warp / S::WARPS_M * S::N_ATOMS;
+        int stage = 0;
         for (int step = 0; step < steps; step++) {
-            const u32 a = buffer + u32(step % S::STAGES) * S::STAGE_BYTES, b = a + S::A_BYTES;
+            const u32 a = buffer + u32(stage) * S::STAGE_BYTES, b = a + S::A_BYTES;
+            stage = stage + 1 == S::STAGES ? 0 : stage + 1;
             const typename S::ATile tile{a};
             wait_copies<S::STAGES - 2>();
             if constexpr (Source::TRANSFORMS) {
@@ -106,7 +135,7 @@ struct Product {
                 }
             }
             __syncthreads();
-            start(step + S::STAGES - 1);
+            start();
 #pragma unroll
             for (int pack = 0; pack < S::PACKS; pack++) {
                 typename M::A fragments[S::M_ATOMS][M::PACK_STEPS];
@@ -120,10 +149,15 @@ struct Product {
                 for (int n = 0; n < S::N_ATOMS; n++) {
                     typename M::B weight[M::PACK_STEPS];
                     M::load_b_packed(weight, b + u32(pack * (S::COLUMNS / PACK_COLUMNS) + column_block + n) * PACK_BYTES);
+                    if constexpr (M::SUMS_PACKS) {
 #pragma unroll
-                    for (int s = 0; s < M::PACK_STEPS; s++)
+                        for (int m = 0; m < S::M_ATOMS; m++) M::multiply_pack(sums[m][n], fragments[m], weight);
+                    } else {
 #pragma unroll
-                        for (int m = 0; m < S::M_ATOMS; m++) M::multiply(sums[m][n], fragments[m][s], weight[s]);
+                        for (int s = 0; s < M::PACK_STEPS; s++)
+#pragma unroll
+                            for (int m = 0; m < S::M_ATOMS; m++) M::multiply(sums[m][n], fragments[m][s], weight[s]);
+                    }
                 }
             }
         }

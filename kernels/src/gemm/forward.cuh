@@ -21,8 +21,10 @@ struct Rows {
         there[i] = row0 + r < rows;
         row[i] = x + u64(there[i] ? row0 + r : 0) * K;
     }
+    // Where the chunk at column k lies.
+    __device__ __forceinline__ const E *at(int i, int k) const { return there[i] ? row[i] + k : nullptr; }
     __device__ __forceinline__ void copy(int i, u32 target, int k) const {
-        const bool inside = there[i] && k < K;
+        const bool inside = there[i] && (K % S::K == 0 || k < K);
         copy_async(target, inside ? row[i] + k : x, inside ? 16 : 0);
     }
 };
@@ -41,42 +43,59 @@ struct GatedRows : Rows<S, K> {
         gates[i] = gate + u64(this->there[i] ? (this->row0 + r) / rows_per_gate : 0) * K;
     }
     __device__ __forceinline__ void transform(int i, Chunk &chunk, int k) const {
-        if (!this->there[i] || k >= K) return;
-        float values[CHUNK<E>];
+        if (!this->there[i] || (K % S::K != 0 && k >= K)) return;
+        float values[CHUNK<E>], factors[CHUNK<E>];
         unpack<E>(chunk, values);
+        load_floats(factors, gates[i] + k);
 #pragma unroll
-        for (int v = 0; v < CHUNK<E>; v++) values[v] *= gates[i][k + v];
+        for (int v = 0; v < CHUNK<E>; v++) values[v] *= factors[v];
         chunk = pack<E>(values);
     }
 };
 
-// Rows after a layer norm over k. The lanes that copy a row first read it for its moments.
-template <class S, int K>
-struct NormedRows : Rows<S, K> {
+// Rows after a layer norm over k, whatever their source: `Base` says by `at(i, k)` where a chunk of row i lies, null for zeros.
+//
+// The lanes that copy a row first read it once for its moments, about a shift that is the mean of the row's first columns. These
+// are S::K of the K columns, so (shift − mean)² is at most K / S::K times the variance and the subtraction below loses no more
+// than a few bits, however large the mean is.
+template <class S, int K, class Base = Rows<S, K>>
+struct NormedRows : Base {
     using E = typename S::E;
     static constexpr bool TRANSFORMS = true;
     const float *weight, *bias;
     float eps;
     float mean[S::SLOTS], scale[S::SLOTS];
 
+    NormedRows() = default;
+    __device__ __forceinline__ NormedRows(const Base &base, const float *weight, const float *bias, float eps)
+        : Base(base), weight(weight), bias(bias), eps(eps) {}
     __device__ __forceinline__ void prepare(int i, int r) {
-        Rows<S, K>::prepare(i, r);
+        Base::prepare(i, r);
         const int first = int(threadIdx.x) % S::ROW_CHUNKS * CHUNK<E>;
-        float sum = 0, squares = 0;
-        for (int k = first; k < K; k += S::K) {
+        constexpr int STEPS = ceil_divide(K, S::K);
+        float shift = 0, sum = 0, squares = 0;
+#pragma unroll 8
+        for (int step = 0; step < STEPS; step++) {
+            const int k = step * S::K + first;
+            const E *at = k < K ? this->at(i, k) : nullptr;
             float values[CHUNK<E>];
-            unpack<E>(load_chunk(this->row[i] + k), values);
+            unpack<E>(at ? load_chunk(at) : zero_chunk(), values);
+            if (step == 0) {
 #pragma unroll
-            for (int v = 0; v < CHUNK<E>; v++) sum += values[v];
-        }
-        mean[i] = reduce(sum) / float(K);
-        for (int k = first; k < K; k += S::K) {
-            float values[CHUNK<E>];
-            unpack<E>(load_chunk(this->row[i] + k), values);
+                for (int v = 0; v < CHUNK<E>; v++) shift += values[v];
+                shift = reduce(shift) / float(K < S::K ? K : S::K);
+            }
+            if (K % S::K != 0 && k >= K) continue;
 #pragma unroll
-            for (int v = 0; v < CHUNK<E>; v++) squares += (values[v] - mean[i]) * (values[v] - mean[i]);
+            for (int v = 0; v < CHUNK<E>; v++) {
+                const float d = values[v] - shift;
+                sum += d;
+                squares = fmaf(d, d, squares);
+            }
         }
-        scale[i] = rsqrtf(reduce(squares) / float(K) + eps);
+        sum = reduce(sum) / float(K);
+        mean[i] = shift + sum;
+        scale[i] = rsqrtf(fmaxf(reduce(squares) / float(K) - sum * sum, 0.0f) + eps);
     }
     static __device__ __forceinline__ float reduce(float x) {
 #pragma unroll
@@ -84,11 +103,13 @@ struct NormedRows : Rows<S, K> {
         return x;
     }
     __device__ __forceinline__ void transform(int i, Chunk &chunk, int k) const {
-        if (!this->there[i] || k >= K) return;
-        float values[CHUNK<E>];
+        if (!this->there[i] || (K % S::K != 0 && k >= K)) return;
+        float values[CHUNK<E>], weights[CHUNK<E>], biases[CHUNK<E>];
         unpack<E>(chunk, values);
+        load_floats(weights, weight + k);
+        load_floats(biases, bias + k);
 #pragma unroll
-        for (int v = 0; v < CHUNK<E>; v++) values[v] = (values[v] - mean[i]) * scale[i] * weight[k + v] + bias[k + v];
+        for (int v = 0; v < CHUNK<E>; v++) values[v] = (values[v] - mean[i]) * scale[i] * weights[v] + biases[v];
         chunk = pack<E>(values);
     }
 };

@@ -79,7 +79,8 @@ fn workspace(launch: &Launch) -> Result<u64, Fault> {
 
 impl Grid<'_> {
     fn work(&self, workers: u64) {
-        let most = (self.resident / workers).max(1);
+        // Rounded up: the blocks of a cooperative grid are under way all at once.
+        let most = self.resident.div_ceil(workers).max(1);
         let mut resident: VecDeque<Box<Block>> = VecDeque::new();
         let mut exhausted = false;
         let mut waiting_since: Option<(Instant, u64)> = None;

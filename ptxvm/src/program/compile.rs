@@ -10,6 +10,7 @@ use super::{
     variables::{kernel_params, module_symbols},
 };
 use crate::{
+    card::Card,
     machine::op::Op,
     ops::{self, control},
     ptx::ast::{self, Block, Function, Instruction, Module, Statement},
@@ -121,6 +122,12 @@ fn merge_variables(module: &Module, symbols: &mut ModuleSymbols) -> Result<(), C
     Ok(())
 }
 
+/// Threads that a kernel's launch bounds allow.
+fn bounds(function: &Function) -> Option<u32> {
+    let sizes = function.required_threads.or(function.max_threads);
+    sizes.map(|[x, y, z]| x.saturating_mul(y).saturating_mul(z))
+}
+
 fn compile_function(
     function: &Function,
     symbols: &ModuleSymbols,
@@ -134,8 +141,6 @@ fn compile_function(
         for (param, place) in function.params.iter().zip(&list) {
             builder.insert(param.name.clone(), Symbol::KernelParam { offset: place.offset });
         }
-        let required = function.required_threads;
-        let limit = required.or(function.max_threads).map(|[x, y, z]| x.saturating_mul(y).saturating_mul(z));
         info = Some(KernelInfo {
             name: function.name.clone(),
             params: list,
@@ -144,8 +149,8 @@ fn compile_function(
             local_bytes: 0,
             const_bytes: 0,
             registers: 0,
-            max_threads: limit.unwrap_or(1024).min(1024),
-            required_threads: required,
+            max_threads: bounds(function).unwrap_or(1024).min(1024),
+            required_threads: function.required_threads,
             ptx_version: symbols.version,
             target: symbols.target,
         });
@@ -193,7 +198,9 @@ fn compile_function(
     }
     if let Some(info) = &mut info {
         info.local_bytes = builder.local_bytes;
-        info.registers = (allocation.registers + 8).clamp(16, 255);
+        // Launch bounds hold a compiler to the registers that its largest block can have.
+        let most = bounds(function).map_or(255, |threads| (Card::REGISTERS / threads.clamp(32, 1024) / 8 * 8).min(255));
+        info.registers = (allocation.registers + 8).clamp(16, most);
     }
     let shared_used = allocation
         .constants

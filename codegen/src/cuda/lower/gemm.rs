@@ -37,10 +37,9 @@ pub(super) struct Rows {
 /// Launches a product of rows.
 pub(super) fn product(l: &mut Lowering<'_>, rows: &Rows) {
     let Rows { spec, x, weight, norm, gate, .. } = *rows;
-    let tile = tile_for(&spec.epilogue, spec.rows, spec.n);
-    let mut text = KernelText::new("gemm", "gemm/forward.cuh");
-    text.define(format!("using S = {};", tile.shape(l.precision)));
-    text.define(format!("using E = S::E;\nusing Epi = {};", epilogue_type(&spec.epilogue)));
+    let plan = Product::new(l, &spec.epilogue, spec.rows, spec.n);
+    let mut text = KernelText::new("gemm", plan.header);
+    plan.define(&mut text, l, &spec.epilogue);
     let k = spec.k;
     let source = match spec.prologue {
         Prologue::None => "Rows",
@@ -48,7 +47,6 @@ pub(super) fn product(l: &mut Lowering<'_>, rows: &Rows) {
         Prologue::Gate { .. } => "GatedRows",
     };
     text.define(format!("using Source = gemm::{source}<S, {k}>;"));
-    text.block(tile.threads(), tile.bytes(spec.epilogue.norm.is_some()), "gemm::bytes<S, Epi>()");
     text.parameter("const E *x", x);
     text.parameter("const u8 *weight", weight);
     text.parameter("E *out", rows.out);
@@ -72,13 +70,39 @@ pub(super) fn product(l: &mut Lowering<'_>, rows: &Rows) {
         }
     }
     rows.epilogue.write(&mut text, &spec.epilogue);
-    text.line(format!("gemm::forward<S, {}, {k}>(source, weight, epilogue, out, rows);", spec.n));
-    l.launch(&text, tile.grid(spec.rows, spec.n), rows.flops, rows.bytes);
+    text.line(format!("{}<S, {}, {k}>(source, weight, epilogue, out, rows);", plan.function, spec.n));
+    l.launch(&text, plan.tile.grid(spec.rows, spec.n), rows.flops, rows.bytes);
 }
 
-/// The tile for a product with that epilogue.
-pub(super) fn tile_for(epilogue: &Epilogue, rows: usize, n: usize) -> Tile {
-    if epilogue.norm.is_some() { tile::full_row(n) } else { tile::choose(rows, n) }
+/// How a product is cut, and which of gemm's functions makes it.
+pub(super) struct Product {
+    pub(super) tile: Tile,
+    pub(super) header: &'static str,
+    pub(super) function: &'static str,
+    bytes: &'static str,
+    shared: usize,
+}
+
+impl Product {
+    /// For [rows, n] with that epilogue.
+    pub(super) fn new(l: &Lowering<'_>, epilogue: &Epilogue, rows: usize, n: usize) -> Self {
+        let norm = epilogue.norm.is_some();
+        let tile = if norm { tile::full_row(rows, n, l.precision) } else { tile::choose(rows, n) };
+        if norm && n > tile::WIDE {
+            let (header, function, bytes) = ("gemm/wide.cuh", "gemm::forward_wide", "gemm::bytes_wide<S, Epi>()");
+            Self { tile, header, function, bytes, shared: tile.wide_bytes(norm) }
+        } else {
+            let (header, function, bytes) = ("gemm/forward.cuh", "gemm::forward", "gemm::bytes<S, Epi>()");
+            Self { tile, header, function, bytes, shared: tile.bytes(norm) }
+        }
+    }
+
+    /// S, E and Epi, and the block.
+    pub(super) fn define(&self, text: &mut KernelText, l: &Lowering<'_>, epilogue: &Epilogue) {
+        text.define(format!("using S = {};", self.tile.shape(l.precision)));
+        text.define(format!("using E = S::E;\nusing Epi = {};", epilogue_type(epilogue)));
+        text.block(self.tile.threads(), self.shared, self.bytes);
+    }
 }
 
 /// The operands of an epilogue.

@@ -1,6 +1,14 @@
 //! From nodes to launches: one file per kernel folder.
 
+mod attention;
 mod gemm;
+mod layer_norm;
+mod mlp;
+mod patch_merge;
+mod window_attention;
+mod mask_head;
+mod mlp_fusion;
+mod token_attention;
 
 use super::kernel::{Argument, Kernel, KernelText, Launch};
 use super::program::Form;
@@ -45,6 +53,21 @@ impl<'g> Lowering<'g> {
         self.node = index;
         match &self.graph.nodes[index].op {
             Op::Gemm(spec) => gemm::gemm(self, spec),
+            Op::LayerNorm(spec) => layer_norm::layer_norm(self, spec),
+            Op::Mlp(spec) => mlp::mlp(self, spec),
+            Op::PatchMerge(spec) => patch_merge::patch_merge(self, spec),
+            Op::PatchGather(spec) => patch_merge::gather(self, spec),
+            Op::WindowAttention(spec) => window_attention::window_attention(self, spec),
+            Op::WindowGather(spec) => window_attention::gather(self, spec),
+            Op::WindowScatter(spec) => window_attention::scatter(self, spec),
+            Op::WindowCore(spec) => window_attention::core(self, spec),
+            Op::Attention(spec) => attention::attention(self, spec),
+            Op::MlpFusion(spec) => mlp_fusion::mlp_fusion(self, spec),
+            Op::ImagePass(spec) => token_attention::image_pass(self, spec),
+            Op::TokenStep(spec) => token_attention::token_step(self, spec),
+            Op::MaskHead(spec) => mask_head::mask_head(self, spec),
+            Op::MaskProduct(spec) => mask_head::mask_product(self, spec),
+            Op::ArgMax(spec) => mask_head::arg_max(self, spec),
             op => unreachable!("{op:?} has no CUDA kernel yet"),
         }
     }
@@ -52,6 +75,15 @@ impl<'g> Lowering<'g> {
     /// The node being lowered.
     pub(crate) fn node(&self) -> &'g Node {
         &self.graph.nodes[self.node]
+    }
+
+    /// The element type's name in `cuda/number.cuh`.
+    pub(crate) fn element_name(&self) -> &'static str {
+        match self.precision {
+            Precision::F32 | Precision::Tf32 => "float",
+            Precision::Bf16 => "bf16",
+            Precision::F16 => "f16",
+        }
     }
 
     /// The operand in `slot` in the element type of activations.
@@ -67,6 +99,17 @@ impl<'g> Lowering<'g> {
     /// The weight [n, k] in `slot` in fragment order.
     pub(crate) fn packed(&mut self, slot: Slot, n: usize, k: usize) -> Argument {
         self.operand(slot, Form::Packed { n, k })
+    }
+
+    /// Window attention's bias in `slot` as fragments of scores.
+    pub(crate) fn position_bias(&mut self, slot: Slot, heads: usize, area: usize) -> Argument {
+        self.operand(slot, Form::PositionBias { heads, area })
+    }
+
+    /// Whether the operand in `slot` is known when the network is compiled.
+    pub(crate) fn is_constant(&self, slot: Slot) -> bool {
+        let value = self.node().input(slot).map(|value| &self.graph.values[value.0]);
+        value.is_some_and(|value| matches!(value.source, Source::Constant(_)))
     }
 
     /// The operand in `slot`, or null where the node has none.

@@ -1,0 +1,4 @@
+//! Every kernel of the CUDA target against libtorch: random problems in f32, tf32, f16 and bf16.
+
+mod gemm;
+mod models;
