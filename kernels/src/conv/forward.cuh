@@ -48,8 +48,9 @@ struct Windows {
         // All of this but the last two lines is the same for every slot.
         const int tap = k / C, dy = tap / KERNEL, dx = tap - dy * KERNEL;
         const int offset = (dy * map.width + dx) * C + (k - tap * C);
-        const bool there = (K % S::K == 0 || k < K) && (inside[i] >> tap & 1);
-        copy_async(target, there ? corner[i] + offset : x, there ? 16 : 0);
+        const u32 there = K % S::K == 0 || k < K ? inside[i] >> tap & 1 : 0;
+        const E *source = corner[i] + offset;
+        copy_async(target, there ? source : x, int(there) * 16);
     }
 };
 

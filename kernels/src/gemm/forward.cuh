@@ -25,7 +25,8 @@ struct Rows {
     __device__ __forceinline__ const E *at(int i, int k) const { return there[i] ? row[i] + k : nullptr; }
     __device__ __forceinline__ void copy(int i, u32 target, int k) const {
         const bool inside = there[i] && (K % S::K == 0 || k < K);
-        copy_async(target, inside ? row[i] + k : x, inside ? 16 : 0);
+        const E *source = row[i] + k;
+        copy_async(target, inside ? source : x, inside ? 16 : 0);
     }
 };
 
