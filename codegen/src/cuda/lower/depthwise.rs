@@ -40,7 +40,8 @@ pub(super) fn depthwise(l: &mut Lowering<'_>, spec: &DepthwiseSpec) {
     let (partial, counters) = channel_sums(l, pool, [batch, blocks, groups], channels);
     text.parameter("float *partial", partial);
     text.parameter("u32 *counters", counters);
-    for (name, size) in ["height", "width", "out_height", "out_width"].into_iter().zip([input, [height, width]].concat())
+    for (name, size) in
+        ["height", "width", "out_height", "out_width"].into_iter().zip([input, [height, width]].concat())
     {
         text.parameter(format!("int {name}"), Argument::I32(size as i32));
     }
