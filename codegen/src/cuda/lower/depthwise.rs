@@ -57,7 +57,8 @@ pub(super) fn depthwise(l: &mut Lowering<'_>, spec: &DepthwiseSpec) {
 /// Outputs along x that a thread makes: the more, the fewer loads each, as long as there are threads to fill a large card.
 fn run(spec: &DepthwiseSpec, chunks: usize) -> usize {
     let [height, width] = spec.output();
-    let longest = if spec.stride == 1 { 8 } else { 4 };
+    // Small windows wait for memory, whatever their loads: more threads at once serve them better than long runs.
+    let longest = if spec.stride == 1 && spec.kernel > 3 { 8 } else { 4 };
     let threads = |run: usize| spec.batch * height * width.div_ceil(run) * chunks;
     [8, 4, 2].into_iter().find(|&run| run <= longest && run <= width && threads(run) >= BUSY * 256).unwrap_or(1)
 }
