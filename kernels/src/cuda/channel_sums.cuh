@@ -41,16 +41,26 @@ __device__ __forceinline__ void sum_channels(const float (&values)[CHANNELS], in
     }
     if (blocks == 1) return;
     if (!is_last(counter, blocks)) return;
-    // SLICES threads share a channel where there are that many.
-    constexpr int SLICES = THREADS >= GROUP ? THREADS / GROUP : 1;
-    for (int i = thread; i < SLICES * GROUP; i += THREADS) {
-        const int slice = i / GROUP, c = i % GROUP;
-        float sum = 0;
-        for (int b = slice; b < blocks; b += SLICES) sum += load_from_others(partial + u64(b) * u32(channels) + channel0 + c);
-        if (SLICES == 1) sums[channel0 + c] = sum;
-        else buffer[i] = sum;
+    // A thread adds up every SLICES-th block's sums of a vector of channels.
+    constexpr int WIDTH = CHANNELS % 4 == 0 ? 4 : 1, VECTORS = GROUP / WIDTH;
+    constexpr int SLICES = THREADS >= VECTORS ? THREADS / VECTORS : 1;
+    static_assert(SLICES * GROUP <= THREADS * CHANNELS, "slices fit the buffer");
+    for (int i = thread; i < SLICES * VECTORS; i += THREADS) {
+        const int slice = i / VECTORS, c = i % VECTORS * WIDTH;
+        float sum[WIDTH];
+#pragma unroll
+        for (int v = 0; v < WIDTH; v++) sum[v] = 0.0f;
+        const float *source = partial + channel0 + c;
+#pragma unroll 8
+        for (int b = slice; b < blocks; b += SLICES) {
+            float values[WIDTH];
+            load_floats_from_others(values, source + u64(b) * u32(channels));
+#pragma unroll
+            for (int v = 0; v < WIDTH; v++) sum[v] += values[v];
+        }
+#pragma unroll
+        for (int v = 0; v < WIDTH; v++) buffer[slice * GROUP + c + v] = sum[v];
     }
-    if (SLICES == 1) return;
     __syncthreads();
     for (int c = thread; c < GROUP; c += THREADS) {
         float sum = 0;

@@ -10,6 +10,9 @@ __device__ __forceinline__ float load_from_others(const float *source) {
     asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(x) : "l"(source) : "memory");
     return x;
 }
+__device__ __forceinline__ void load_floats_from_others(float (&values)[1], const float *source) {
+    values[0] = load_from_others(source);
+}
 __device__ __forceinline__ void load_floats_from_others(float (&values)[4], const float *source) {
     asm volatile("ld.global.cg.v4.f32 {%0, %1, %2, %3}, [%4];"
                  : "=f"(values[0]), "=f"(values[1]), "=f"(values[2]), "=f"(values[3])

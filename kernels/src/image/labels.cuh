@@ -98,7 +98,9 @@ __device__ __forceinline__ void unwarp(const L *logits, int width, int height, f
         const int p = i / CLASSES, t = i % CLASSES;
         const Sample sample = samples[p];
         const L *upper = logits + (static_cast<long long>(sample.corner) * CLASSES + t), *lower = upper + row_values;
-        const float value = interpolate(sample, [&](int row, int column) { return widen((row == 0 ? upper : lower)[column * CLASSES]); });
+        const float value = interpolate(sample, [&](int row, int column) {
+            return widen((row == 0 ? upper : lower)[column * CLASSES]);
+        });
         out[i] = value;
         values[p * Tile::PITCH + t] = value;
     }
@@ -119,8 +121,8 @@ __device__ __forceinline__ Place source_of(int index, float scale, int input) {
 }
 
 // logits `[height, width, CLASSES]` with their labels `corners` to labels `[out_height, out_width]`, `stride` bytes from row to
-// row, overwritten: a window of a larger map. A lane has a column and a warp 8 rows, one after the other, which mostly lie between the
-// same four pixels. Grid: (⌈out_width / 32⌉, ⌈out_height / 64⌉). Bytes: h·w and the boundary's logits read, H·W written.
+// row, overwritten: a window of a larger map. A lane has a column and a warp 8 rows, one after the other, which mostly lie
+// between the same four pixels. Grid: (⌈out_width / 32⌉, ⌈out_height / 64⌉). Bytes: h·w and the boundary's logits read, H·W written.
 struct LabelResize {
     static constexpr int COLUMNS = 32, WARPS = 8, ROWS = 8, THREADS = 32 * WARPS;
 };

@@ -75,11 +75,11 @@ __device__ __forceinline__ void color_labels(const u8 *labels, const u32 *palett
 
 // Labels `[height, width]` over rgb `[height, width, 3]` at an address that is a multiple of 4, changed in place.
 //
-// value += (color − value)·weight/256, rounded: the class colour with weight `fill` inside a part (class 0 excepted), a light tone of
-// it with weight `line` where the label differs from the one `line_width` further right or down. Weights of 256. A thread has
-// four pixels. Grid: ⌈pixels / 4 / 256⌉. Bytes: 7·H·W; the other labels come from the cache.
-__device__ __forceinline__ void blend_labels(u8 *rgb, const u8 *labels, int width, int height, const u32 *palette, int fill, int line,
-                                             int line_width) {
+// value += (color − value)·weight/256, rounded: the class colour with weight `fill` inside a part (class 0 excepted), a light
+// tone of it with weight `line` where the label differs from the one `line_width` further right or down. Weights are 256ths.
+// A thread has four pixels. Grid: ⌈pixels / 4 / 256⌉. Bytes: 7·H·W; the other labels come from the cache.
+__device__ __forceinline__ void blend_labels(u8 *rgb, const u8 *labels, int width, int height, const u32 *palette, int fill,
+                                             int line, int line_width) {
     const u32 pixels = u32(width) * u32(height), first = (blockIdx.x * PAINT_THREADS + threadIdx.x) * 4;
     if (first >= pixels) return;
     int y = int(first / u32(width)), x = int(first % u32(width));
@@ -106,15 +106,15 @@ __device__ __forceinline__ void blend_labels(u8 *rgb, const u8 *labels, int widt
     });
 }
 
-// Where a class lies, so that all fields begin as zeros and only grow: pixels; 1 + last column; 1 + last row; width − first column;
-// height − first row.
+// Where a class lies, so that all fields begin as zeros and only grow: pixels; 1 + last column; 1 + last row;
+// width − first column; height − first row.
 constexpr int REGION_FIELDS = 5;
 constexpr int REGION_SEGMENT = 1024;
 
 // Regions `[CLASSES, 5]` of labels `[height, width]`; they must be zeros before. A label that is no class is passed over.
 //
 // A warp has 1024 pixels of a row, 32 at a time, and mostly they have one label: then it only counts. Counts and extremes are
-// integers, so the order of the atomics does not show. Grid: any number of blocks of 256; ⌈segments / 8⌉ or a few per processor.
+// integers, so the order of the atomics does not show. Grid: any number of blocks; ⌈segments / 8⌉, or a few per processor.
 template <int CLASSES>
 __device__ __forceinline__ void class_regions(const u8 *labels, int width, int height, u32 *regions) {
     __shared__ u32 block[CLASSES * REGION_FIELDS];

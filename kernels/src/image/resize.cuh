@@ -8,8 +8,8 @@
 // instruction of four byte products (dp4a) for each, 9 for four RGB taps, where multiply-adds would need 12 and as many
 // extractions. Taps come in groups of four whose first index is a multiple of four: twelve bytes, so three words, of a row.
 //
-// Multiply-adds 3·(H·R_w·taps_x + R_h·R_w·taps_y), about 12·(H·W + H·R_w) when shrinking. Bytes: the source once (and an eighth more
-// where tiles meet), 3·H·R_w written and read back in the cache, the result.
+// Multiply-adds 3·(H·R_w·taps_x + R_h·R_w·taps_y), about 12·(H·W + H·R_w) when shrinking. Bytes: the source once (and an
+// eighth more where tiles meet), 3·H·R_w written and read back in the cache, the result.
 #pragma once
 #include "cuda/memory.cuh"
 
@@ -51,7 +51,8 @@ __device__ __forceinline__ int middle_pitch(int width) { return (3 * width + 3) 
 struct RowWords {
     const u8 *row;
     int bytes;
-    // Words of memory, how far they lie before those of the row, the next word where that is not 0, and which words both are inside.
+    // Words of memory; how many bits of each are not the row's; 1 if so, as then the next word is needed too; the words of the
+    // row for which both lie inside it.
     const u32 *words;
     u32 shift;
     int next, first, end;
@@ -69,14 +70,15 @@ struct RowWords {
     __device__ __forceinline__ u32 get(int i) const {
         if (i >= first && i < end) return __funnelshift_r(words[i], words[i + next], shift);
         u32 word = 0;
+#pragma unroll 1
         for (int byte = 4 * i; byte < 4 * i + 4 && byte < bytes; byte++) word |= u32(row[byte]) << 8 * (byte - 4 * i);
         return word;
     }
 };
 
-// A block makes 32 columns of 32 rows. A lane has a row and a warp four columns, so the weights of a load are one address for a
-// warp, and rows of an odd number of words put a column's bytes into different banks. The source goes through shared memory
-// in segments of 256 pixels, whatever the scale. Columns are dealt to warps in turn, so that each segment has work for all of them.
+// A block makes 32 columns of 32 rows. A lane has a row and a warp four columns, so the weights of a load are one address for
+// a warp, and rows of an odd number of words put a column's bytes into different banks. The source goes through shared memory
+// in segments of 256 pixels, whatever the scale. Columns are dealt to warps in turn, so that each segment has work for all.
 struct Horizontal {
     static constexpr int ROWS = 32, COLUMNS = 32, WARPS = 8, THREADS = 32 * WARPS;
     static constexpr int OWN = COLUMNS / WARPS;
@@ -213,7 +215,8 @@ struct Planar {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             const int channel = (byte + i) % 3, x = (byte + i) / 3;
-            if (x < width) out[(u64(channel) * u32(height) + u32(y)) * u32(width) + u32(x)] = narrow<E>(normalise(word >> 8 * i & 255, channel));
+            if (x >= width) continue;
+            out[(u64(channel) * u32(height) + u32(y)) * u32(width) + u32(x)] = narrow<E>(normalise(word >> 8 * i & 255, channel));
         }
     }
 };

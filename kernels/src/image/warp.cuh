@@ -114,8 +114,8 @@ struct FloatImage {
 // Into the network: batch images `[height, width, 3]` to out `[batch, warped height, warped width, 3]`, overwritten.
 //
 // `columns`, `rows`: the bent coordinates of each column and row of the warped frame, made on the host; they depend on its size
-// alone. `matrices`: six numbers per image. A thread makes a pixel; grid (⌈warped width / 32⌉, ⌈warped height / 8⌉, batch), blocks of
-// 256. Bytes: image and result once.
+// alone. `matrices`: six numbers per image. A thread makes a pixel. Grid: (⌈warped width / 32⌉, ⌈warped height / 8⌉, batch).
+// Bytes: image and result once.
 constexpr int WARP_COLUMNS = 32, WARP_ROWS = 8, WARP_THREADS = WARP_COLUMNS * WARP_ROWS;
 
 template <class Image, class E>

@@ -183,7 +183,8 @@ struct ImagePass {
                 for (int i = 0; i < 4; i++) s[m][n][i] += i % 2 ? b.y : b.x;
         }
         // Each warp has the tokens of its atoms; maximum and sum of all meet in shared memory: [warp_n][row][head] pairs.
-        float maximum[M_ATOMS][4];
+        float maximum[M_ATOMS][4], total[M_ATOMS][4];
+        auto exchange = [&](int w, int row) { return buffer + u32((w * ROWS + row) * 8 + 2 * t) * 8; };
 #pragma unroll
         for (int m = 0; m < M_ATOMS; m++) {
 #pragma unroll
@@ -200,7 +201,14 @@ struct ImagePass {
                     sum += s[m][n][i];
                 }
                 maximum[m][i] = top;
-                store_pair(buffer + u32((warp_n * ROWS + row_of(m, i / 2)) * 8 + 2 * t + i % 2) * 8, top, sum);
+                total[m][i] = sum;
+            }
+            // 16 bytes a lane, for its two heads: 512 bytes in a row.
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                store_shared(exchange(warp_n, row_of(m, half)),
+                             Chunk{{__float_as_uint(maximum[m][2 * half]), __float_as_uint(total[m][2 * half]),
+                                    __float_as_uint(maximum[m][2 * half + 1]), __float_as_uint(total[m][2 * half + 1])}});
             }
         }
         __syncthreads();
@@ -209,17 +217,21 @@ struct ImagePass {
         for (int m = 0; m < M_ATOMS; m++) {
             float factor[4];
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                float2 parts[WARPS_N];
-                float top = LOWEST, sum = 0;
+            for (int half = 0; half < 2; half++) {
+                Chunk parts[WARPS_N];
 #pragma unroll
-                for (int w = 0; w < WARPS_N; w++) {
-                    parts[w] = load_pair(buffer + u32((w * ROWS + row_of(m, i / 2)) * 8 + 2 * t + i % 2) * 8);
-                    top = fmaxf(top, parts[w].x);
+                for (int w = 0; w < WARPS_N; w++) parts[w] = load_shared(exchange(w, row_of(m, half)));
+#pragma unroll
+                for (int j = 0; j < 2; j++) {
+                    float top = LOWEST, sum = 0;
+#pragma unroll
+                    for (int w = 0; w < WARPS_N; w++) top = fmaxf(top, __uint_as_float(parts[w].word[2 * j]));
+#pragma unroll
+                    for (int w = 0; w < WARPS_N; w++) {
+                        sum += __uint_as_float(parts[w].word[2 * j + 1]) * expf(__uint_as_float(parts[w].word[2 * j]) - top);
+                    }
+                    factor[2 * half + j] = expf(maximum[m][2 * half + j] - top) / sum;
                 }
-#pragma unroll
-                for (int w = 0; w < WARPS_N; w++) sum += parts[w].y * expf(parts[w].x - top);
-                factor[i] = expf(maximum[m][i] - top) / sum;
             }
 #pragma unroll
             for (int n = 0; n < Scores::N_ATOMS; n++) {

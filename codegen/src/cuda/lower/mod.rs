@@ -1,20 +1,25 @@
 //! From nodes to launches: one file per kernel folder.
 
 mod attention;
+mod conv;
+mod depthwise;
+mod elementwise;
 mod gemm;
 mod layer_norm;
-mod mlp;
-mod patch_merge;
-mod window_attention;
 mod mask_head;
+mod mlp;
 mod mlp_fusion;
+mod patch_merge;
+mod resample;
+mod squeeze_excite;
 mod token_attention;
+mod window_attention;
 
 use super::kernel::{Argument, Kernel, KernelText, Launch};
 use super::program::Form;
 use crate::ir::{Graph, Node, Op, Slot, Source, ValueId};
 use crate::plan::Precision;
-use segface_kernels::Act;
+use segface_kernels::{Act, DType};
 
 /// Alignment of what lies in a workspace: a whole memory transaction.
 const WORKSPACE_ALIGNMENT: usize = 128;
@@ -68,7 +73,16 @@ impl<'g> Lowering<'g> {
             Op::MaskHead(spec) => mask_head::mask_head(self, spec),
             Op::MaskProduct(spec) => mask_head::mask_product(self, spec),
             Op::ArgMax(spec) => mask_head::arg_max(self, spec),
-            op => unreachable!("{op:?} has no CUDA kernel yet"),
+            Op::Conv(spec) => conv::conv(self, spec),
+            Op::Depthwise(spec) => depthwise::depthwise(self, spec),
+            Op::SqueezeExcite(spec) => squeeze_excite::squeeze_excite(self, spec),
+            Op::Elementwise(spec) => elementwise::elementwise(self, spec),
+            Op::Convert(spec) => elementwise::convert(self, spec),
+            Op::Bilinear(spec) => resample::bilinear(self, spec),
+            Op::Concat(spec) => resample::concat(self, spec),
+            Op::PixelShuffle(spec) => resample::pixel_shuffle(self, spec),
+            Op::MaxPool(spec) => resample::max_pool(self, spec),
+            Op::SumPool(spec) => resample::sum_pool(self, spec),
         }
     }
 
@@ -183,4 +197,20 @@ pub(crate) fn act(act: Act) -> &'static str {
 /// A number as a C++ float literal.
 pub(crate) fn literal(value: f32) -> String {
     format!("{value:e}f")
+}
+
+/// An element type's name in `cuda/number.cuh`.
+pub(crate) fn element_type(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F32 => "float",
+        DType::F16 => "f16",
+        DType::Bf16 => "bf16",
+        DType::U8 => "u8",
+    }
+}
+
+/// Numbers a thread moves at a time where rows have `channels` numbers: 16 bytes, or one where rows are not whole chunks.
+pub(crate) fn vector_width(dtype: DType, channels: &[usize]) -> usize {
+    let chunk = 16 / dtype.size();
+    if channels.iter().all(|channels| channels.is_multiple_of(chunk)) { chunk } else { 1 }
 }
