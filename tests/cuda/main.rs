@@ -1,4 +1,8 @@
 //! Every kernel of the CUDA target against libtorch: random problems in f32, tf32, f16 and bf16.
 
 mod gemm;
+mod layer_norm;
+mod mlp;
 mod models;
+mod patch_merge;
+mod window_attention;
