@@ -93,8 +93,8 @@ pub fn choose(rows: usize, n: usize) -> Tile {
 /// The tile for a product whose epilogue norms whole rows of n: all columns in one block, few rows.
 pub fn full_row(rows: usize, n: usize, precision: Precision) -> Tile {
     match n {
-        ..=128 => Tile::new(64, n.next_multiple_of(64), [2, 2], 64, 3),
-        ..=WIDE => Tile::new(32, n.next_multiple_of(64), [1, 4], 64, 3),
+        0..=128 => Tile::new(64, n.next_multiple_of(64), [2, 2], 64, 3),
+        129..=WIDE => Tile::new(32, n.next_multiple_of(64), [1, 4], 64, 3),
         _ => {
             let warps = if n <= 512 { 8 } else { 16 };
             // 32 rows of 1024 columns by 16 warps, or of f32 fragments, are more sums than registers.

@@ -116,7 +116,7 @@ struct Product {
 
         const int warp = thread / 32, row = warp % S::WARPS_M * S::WARP_ROWS, column_block = warp / S::WARPS_M * S::N_ATOMS;
         int stage = 0;
-        // Unrolled, it would hold a step's addresses for each of them in registers.
+        // Not unrolled: a known k would make one long piece of code of it, with registers for the addresses of every step.
 #pragma unroll 1
         for (int step = 0; step < steps; step++) {
             const u32 a = buffer + u32(stage) * S::STAGE_BYTES, b = a + S::A_BYTES;

@@ -56,8 +56,8 @@ struct GatedRows : Rows<S, K> {
 
 // Rows after a layer norm over k, whatever their source: `Base` says by `at(i, k)` where a chunk of row i lies, null for zeros.
 //
-// The lanes that copy a row first read it once for its moments, about a shift that is the mean of the row's first columns. These
-// are S::K of the K columns, so (shift − mean)² is at most K / S::K times the variance and the subtraction below loses no more
+// The lanes that copy a row first read it once for its moments, about the mean of the row's first columns. These
+// are S::K of the K columns, so (first mean − mean)² is at most K / S::K times the variance and the subtraction below loses no more
 // than a few bits, however large the mean is.
 template <class S, int K, class Base = Rows<S, K>>
 struct NormedRows : Base {
@@ -65,7 +65,8 @@ struct NormedRows : Base {
     static constexpr bool TRANSFORMS = true;
     const float *weight, *bias;
     float eps;
-    float mean[S::SLOTS], scale[S::SLOTS];
+    // A normed number is x·scale + shift.
+    float scale[S::SLOTS], shift[S::SLOTS];
 
     NormedRows() = default;
     __device__ __forceinline__ NormedRows(const Base &base, const float *weight, const float *bias, float eps)
@@ -74,7 +75,7 @@ struct NormedRows : Base {
         Base::prepare(i, r);
         const int first = int(threadIdx.x) % S::ROW_CHUNKS * CHUNK<E>;
         constexpr int STEPS = ceil_divide(K, S::K);
-        float shift = 0, sum = 0, squares = 0;
+        float about = 0, sum = 0, squares = 0;
 #pragma unroll 8
         for (int step = 0; step < STEPS; step++) {
             const int k = step * S::K + first;
@@ -83,20 +84,20 @@ struct NormedRows : Base {
             unpack<E>(at ? load_chunk(at) : zero_chunk(), values);
             if (step == 0) {
 #pragma unroll
-                for (int v = 0; v < CHUNK<E>; v++) shift += values[v];
-                shift = reduce(shift) / float(K < S::K ? K : S::K);
+                for (int v = 0; v < CHUNK<E>; v++) about += values[v];
+                about = reduce(about) / float(K < S::K ? K : S::K);
             }
             if (K % S::K != 0 && k >= K) continue;
 #pragma unroll
             for (int v = 0; v < CHUNK<E>; v++) {
-                const float d = values[v] - shift;
+                const float d = values[v] - about;
                 sum += d;
                 squares = fmaf(d, d, squares);
             }
         }
         sum = reduce(sum) / float(K);
-        mean[i] = shift + sum;
         scale[i] = rsqrtf(fmaxf(reduce(squares) / float(K) - sum * sum, 0.0f) + eps);
+        shift[i] = -(about + sum) * scale[i];
     }
     static __device__ __forceinline__ float reduce(float x) {
 #pragma unroll
@@ -110,7 +111,7 @@ struct NormedRows : Base {
         load_floats(weights, weight + k);
         load_floats(biases, bias + k);
 #pragma unroll
-        for (int v = 0; v < CHUNK<E>; v++) values[v] = (values[v] - mean[i]) * scale[i] * weights[v] + biases[v];
+        for (int v = 0; v < CHUNK<E>; v++) values[v] = fmaf(fmaf(values[v], scale[i], shift[i]), weights[v], biases[v]);
         chunk = pack<E>(values);
     }
 };

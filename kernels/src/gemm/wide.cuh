@@ -76,6 +76,7 @@ __device__ __forceinline__ void wide_product(typename S::Sums &sums, Source &sou
 #pragma unroll
         for (int n = 0; n < S::N_ATOMS; n++) load_packed<P>(weight[n], weight_block(0, n));
     }
+#pragma unroll 1
     for (int step = 0; step < steps; step++) {
         const typename S::ATile tile{buffer + u32(step % S::STAGES) * S::A_BYTES};
         wait_copies<S::STAGES - 2>();

@@ -154,6 +154,7 @@ __device__ __forceinline__ void forward(const typename C::E *x, const float *nor
 
     const int lane = lane_id(), g = lane >> 2, t = lane & 3;
     typename S::Sums sums = {};
+#pragma unroll 1
     for (int c = 0; c < TURNS / 2; c++) {
         wait_copies<C::SLABS - 2>();
         // Rows and slab are there, and nobody reads the hidden tile or the slab before any more.

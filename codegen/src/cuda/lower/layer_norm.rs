@@ -15,8 +15,8 @@ pub(super) fn layer_norm(l: &mut Lowering<'_>, spec: &LayerNormSpec) {
     let element = l.element_name();
     let chunks = channels * l.precision.dtype().size() / 16;
     let lanes = match chunks {
-        ..=8 => 8,
-        ..=16 => 16,
+        0..=8 => 8,
+        9..=16 => 16,
         _ => 32,
     };
     let mut text = KernelText::new("layer_norm", "layer_norm/forward.cuh");

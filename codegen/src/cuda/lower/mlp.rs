@@ -91,13 +91,12 @@ impl FusedTile {
     /// busy with blocks that each make whole rows.
     fn choose(precision: Precision, spec: &MlpSpec) -> Option<Self> {
         let wide = precision.dtype().size() == 4;
-        let (rows, slab, slabs) = match spec.channels {
-            ..=96 if wide => (32, 64, 2),
-            ..=128 if wide => (32, 32, 2),
-            _ if wide => return None,
-            ..=128 => (64, 64, 3),
-            ..=192 => (64, 64, 2),
-            ..=256 => (64, 32, 2),
+        let (rows, slab, slabs) = match (wide, spec.channels) {
+            (true, 0..=96) => (32, 64, 2),
+            (true, 97..=128) => (32, 32, 2),
+            (false, 0..=128) => (64, 64, 3),
+            (false, 129..=192) => (64, 64, 2),
+            (false, 193..=256) => (64, 32, 2),
             _ => return None,
         };
         let whole = spec.channels.is_multiple_of(32) && spec.hidden.is_multiple_of(slab);
