@@ -5,10 +5,12 @@
 //! arguments symbolically ([`Argument`]); whoever runs the program turns them into addresses.
 
 pub mod card;
+mod image;
 mod kernel;
 mod lower;
 mod program;
 pub mod tile;
 
+pub use image::image_kernels;
 pub use kernel::{Argument, Kernel, Launch};
 pub use program::{Form, Program, compile, compile_graph};

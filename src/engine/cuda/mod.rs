@@ -8,9 +8,11 @@ mod device;
 mod engine;
 mod error;
 mod file;
+mod photo;
 
 pub use compiler::{Compiler, Image, Resources};
 pub use device::{Device, devices};
 pub use engine::CudaEngine;
 pub use error::CudaError;
 pub use file::CudaFile;
+pub use photo::{PhotoKernels, PhotoLabels};

@@ -85,6 +85,11 @@ impl Frame {
         Frame { photo, window, network, logits, classes, warp, resize, parts }
     }
 
+    /// Width and height of the photo.
+    pub fn photo(&self) -> (usize, usize) {
+        self.photo
+    }
+
     /// Bytes of working memory.
     pub fn bytes(&self) -> usize {
         self.parts.end
