@@ -264,7 +264,12 @@ struct TokenStep {
         units(64, [&](int image, int part) {
             stage_normed(sum1 + image * T * 256, o.pending_norm, q1 + image * T * 256, part == 0);
             float *out = hidden + image * T * 2048;
-            columns<256, 4>(plain, o.mlp1, part, [&](int row, int column, float sum) { out[row * 2048 + column] = fmaxf(sum, 0.0f); });
+            // Two columns at a time: four would take a few registers more than two blocks to a multiprocessor leave.
+#pragma unroll 1
+            for (int half = 0; half < 2; half++) {
+                columns<256, 2>(plain, o.mlp1, part * 2 + half,
+                                [&](int row, int column, float sum) { out[row * 2048 + column] = fmaxf(sum, 0.0f); });
+            }
         });
         barrier.meet();
         // 2048 terms: each warp takes 256 of them for the unit's four columns, straight from memory, where each is read once a unit.

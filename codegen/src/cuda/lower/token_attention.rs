@@ -121,6 +121,8 @@ pub(super) fn token_step(l: &mut Lowering<'_>, spec: &TokenStepSpec) {
     let TokenStepSpec { batch, tokens, stage, eps } = *spec;
     let mut text = KernelText::new("token_step", "token_attention/token_step.cuh");
     text.block(THREADS, 0, "0");
+    // All blocks must be resident at once, also on cards with half as many multiprocessors.
+    text.resident(2);
     text.line("token_attention::TokenStepOperands operands{};");
     let operand = |text: &mut KernelText, field: &str, argument: Argument| {
         text.parameter(format!("const float *{field}"), argument);
