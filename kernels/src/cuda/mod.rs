@@ -57,6 +57,7 @@ headers! {
     "mlp_fusion/forward.cuh"
     "mlp_fusion/naive.cuh"
     "token_attention/forward.cuh"
+    "token_attention/merge.cuh"
     "token_attention/naive.cuh"
     "token_attention/pack.cuh"
     "token_attention/position.cuh"
