@@ -37,7 +37,8 @@ __device__ __forceinline__ float gelu(float x) {
     p = fmaf(p, t, -4.591057599e-01f);
     p = fmaf(p, t, -1.151118159e+00f);
     p = fmaf(p, t, -1.0f);
-    return fmaf(-t, exp2_fast(p), fmaxf(x, 0.0f));
+    // At infinity the product is of infinity and nothing.
+    return t > 16.0f ? fmaxf(x, 0.0f) : fmaf(-t, exp2_fast(p), fmaxf(x, 0.0f));
 }
 
 template <Act ACT>
@@ -49,27 +50,6 @@ __device__ __forceinline__ float activate(float x) {
     else if constexpr (ACT == Act::HardSigmoid) return hard_sigmoid(x);
     else if constexpr (ACT == Act::Sigmoid) return sigmoid(x);
     else return x;
-}
-
-// GELU where the result is rounded to 11 bits or fewer: erf within 1.5e-7 (Abramowitz & Stegun 7.1.26), a third of the instructions of
-// erff. In `Single` the function itself.
-template <class P>
-__device__ __forceinline__ float gelu(float x) {
-    const float z = fabsf(x) * 0.70710678118654752f;
-    float t, e;
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(t) : "f"(fmaf(z, 0.3275911f, 1.0f)));
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(z * z * -1.4426950408889634f));
-    float tail = fmaf(t, 1.061405429f, -1.453152027f);
-    tail = fmaf(tail, t, 1.421413741f);
-    tail = fmaf(tail, t, -0.284496736f);
-    tail = fmaf(tail, t, 0.254829592f);
-    // (1 − erf|z|)/2: the share of x that a negative x keeps and a positive one loses.
-    tail *= 0.5f * t * e;
-    return x > 0.0f ? fmaf(-x, tail, x) : x * tail;
-}
-template <>
-__device__ __forceinline__ float gelu<Single>(float x) {
-    return activate<Act::Gelu>(x);
 }
 
 }  // namespace segface

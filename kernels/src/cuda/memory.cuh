@@ -54,7 +54,8 @@ __device__ __forceinline__ void store_shared(u32 address, const Chunk &c) {
 }
 
 // Rows of `COLUMNS` elements in shared memory. The chunks of a row are permuted by the row's number, so that eight rows of
-// one column of chunks (what ldmatrix reads) and the chunks of one row lie in different banks.
+// one column of chunks (what ldmatrix reads) and the chunks of one row lie in different banks; in f32 also the same column of four
+// neighbouring rows, which is what a second operand [k][n] is read as.
 template <class E, int COLUMNS>
 struct Tile {
     static constexpr int CHUNKS = COLUMNS * int(sizeof(E)) / 16;
@@ -65,7 +66,8 @@ struct Tile {
     static constexpr int bytes(int rows) { return rows * CHUNKS * 16; }
 
     __device__ __forceinline__ u32 address(int row, int chunk) const {
-        const int turn = CHUNKS >= 8 ? row & 7 : CHUNKS == 4 ? (row >> 1) & 3 : CHUNKS == 2 ? (row >> 2) & 1 : 0;
+        const int eighth = sizeof(E) == 4 ? (row & 3) << 1 | (row >> 2 & 1) : row & 7;
+        const int turn = CHUNKS >= 8 ? eighth : CHUNKS == 4 ? (row >> 1) & 3 : CHUNKS == 2 ? (row >> 2) & 1 : 0;
         return base + u32(row * CHUNKS + (chunk ^ turn)) * 16;
     }
     // Address of one element.

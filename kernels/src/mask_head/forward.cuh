@@ -109,8 +109,8 @@ struct MaskHead {
                     for (int m = 0; m < M_ATOMS; m++)
 #pragma unroll
                         for (int half = 0; half < 2; half++) {
-                            u_tile.store_pair(m * 16 + half * 8 + g, n * 8 + 2 * t, gelu<P>(sums[m][n][2 * half] + bias.x),
-                                              gelu<P>(sums[m][n][2 * half + 1] + bias.y));
+                            u_tile.store_pair(m * 16 + half * 8 + g, n * 8 + 2 * t, gelu(sums[m][n][2 * half] + bias.x),
+                                              gelu(sums[m][n][2 * half + 1] + bias.y));
                         }
                 }
             }
@@ -204,8 +204,8 @@ struct MaskHead {
                 for (int half = 0; half < 2; half++) {
                     const float low = (sums[m][n][2 * half] - mean[m][half]) * scale[m][half] * weight.x + bias.x;
                     const float high = (sums[m][n][2 * half + 1] - mean[m][half]) * scale[m][half] * weight.y + bias.y;
-                    tile.store_pair(row0 + m * 16 + half * 8 + g, column0 + n * 8 + 2 * t, gelu<P>(low),
-                                    gelu<P>(high));
+                    tile.store_pair(row0 + m * 16 + half * 8 + g, column0 + n * 8 + 2 * t, gelu(low),
+                                    gelu(high));
                 }
         }
     }
