@@ -1,13 +1,16 @@
 //! From weights or an engine file to something that parses faces: the one way every command takes.
 
-use crate::engine::{CpuEngine, EngineError, file};
+use crate::engine::cuda::{Compiler, CudaEngine, CudaError, CudaFile, Device};
+use crate::engine::{CpuEngine, Engine, EngineError, Kind, file};
 use crate::weights::{self, Hints, Weights};
 use crate::{Error, ModelSpec, Variant};
-use segface_codegen::ir::Output;
+use segface_codegen::cuda::Program;
+use segface_codegen::ir::{Graph, Output, Source};
 use segface_codegen::passes::Pass;
 use segface_codegen::plan::{CompileOptions, Plan, Precision, compile};
 use segface_kernels::Isa;
 use std::path::Path;
+use std::str::FromStr;
 use std::sync::Arc;
 
 /// Input side where neither the user nor the checkpoint says one: what most published networks were trained with.
@@ -42,16 +45,73 @@ impl Request<'_> {
     /// # Errors
     /// Everything that can be wrong with files, names and sizes.
     pub fn plan(&self) -> Result<Plan, Error> {
-        if let Some(path) = self.weights
-            && file::is_engine(path)?
-        {
-            let plan = file::load(path)?;
-            self.must_agree(path, &plan)?;
-            return Ok(plan);
+        match self.engine_file()? {
+            Some((path, Kind::Cpu)) => {
+                let plan = file::load(path)?;
+                self.must_agree(path, &plan.graph, plan.model, plan.precision)?;
+                return Ok(plan);
+            }
+            Some((path, Kind::Cuda)) => return Err(for_other_device(path, "CUDA devices", "cuda")),
+            None => {}
         }
         let weights = self.weights()?;
         let options = self.options(&weights);
         Ok(compile(&weights.spec, &weights, &options).map_err(EngineError::from)?)
+    }
+
+    /// Compiles the network for CUDA devices.
+    ///
+    /// # Errors
+    /// As [`Request::plan`].
+    pub fn program(&self) -> Result<Program, Error> {
+        let weights = self.weights()?;
+        let options = CompileOptions {
+            // As fast as f16, and no activation of any network can overflow it.
+            precision: self.precision.unwrap_or(Precision::Bf16),
+            ..self.options(&weights)
+        };
+        let program = segface_codegen::cuda::compile(&weights.spec, &weights, &options, &mut |_| {});
+        Ok(program.map_err(EngineError::from)?)
+    }
+
+    /// Makes the network ready on a CUDA device: from weights, or from an engine file.
+    fn on_cuda(&self, ordinal: usize) -> Result<CudaEngine, Error> {
+        let device = Device::open(ordinal).map_err(EngineError::from)?;
+        let engine = match self.engine_file()? {
+            Some((path, Kind::Cpu)) => return Err(for_other_device(path, "the CPU", "cpu")),
+            Some((path, Kind::Cuda)) => {
+                let file = CudaFile::load(path)?;
+                self.must_agree(path, &file.program.graph, file.program.model, file.program.precision)?;
+                CudaEngine::from_file(file, &device)
+            }
+            None => CudaEngine::new(Arc::new(self.program()?), &device),
+        };
+        Ok(engine.map_err(EngineError::from)?)
+    }
+
+    /// The engine file that `weights` names, if it is one, and what it is for.
+    fn engine_file(&self) -> Result<Option<(&Path, Kind)>, EngineError> {
+        let Some(path) = self.weights else { return Ok(None) };
+        Ok(file::kind(path)?.map(|kind| (path, kind)))
+    }
+
+    /// Whether [`Target::Auto`] means a CUDA device: where there is one that the kernels can run on and a compiler for them,
+    /// unless the request names an engine for the CPU or an instruction set of it.
+    fn prefers_cuda(&self) -> Result<bool, Error> {
+        match self.engine_file()? {
+            Some((_, kind)) => return Ok(kind == Kind::Cuda),
+            None if self.isa.is_some() => return Ok(false),
+            None => {}
+        }
+        let usable = Device::open(0).and_then(|_| Compiler::find().map(|_| ()));
+        match usable {
+            Ok(()) => Ok(true),
+            Err(CudaError::NoDriver | CudaError::NoDevice { .. }) => Ok(false),
+            Err(error) => {
+                tracing::warn!("running on the CPU: {error}");
+                Ok(false)
+            }
+        }
     }
 
     /// The instruction set to run on.
@@ -83,9 +143,18 @@ impl Request<'_> {
     }
 
     /// An engine is compiled already: what the user asks for beside it must be what it is.
-    fn must_agree(&self, path: &Path, plan: &Plan) -> Result<(), EngineError> {
-        let shape = plan.input().map(|id| plan.graph.values[id.0].shape.clone()).unwrap_or_default();
-        let (batch, size) = (shape[0], [shape[1], shape[2]]);
+    fn must_agree(
+        &self,
+        path: &Path,
+        graph: &Graph,
+        model: ModelSpec,
+        precision: Precision,
+    ) -> Result<(), EngineError> {
+        let input = graph.values.iter().find(|value| matches!(value.source, Source::Input));
+        let Some(&[batch, height, width, _]) = input.map(|value| &value.shape[..]) else {
+            return Err(EngineError::Broken { reason: "its input is no batch of images".into() });
+        };
+        let size = [height, width];
         let differs = |what: &str, have: String| EngineError::File {
             path: path.into(),
             reason: format!(
@@ -98,17 +167,24 @@ impl Request<'_> {
         if self.batch.is_some_and(|wanted| wanted != batch) {
             return Err(differs("batch", batch.to_string()));
         }
-        if self.precision.is_some_and(|wanted| wanted != plan.precision) {
-            return Err(differs("precision", plan.precision.name().into()));
+        if self.precision.is_some_and(|wanted| wanted != precision) {
+            return Err(differs("precision", precision.name().into()));
         }
-        if self.variant.is_some_and(|wanted| wanted != plan.model.variant) {
-            return Err(differs("variant", plan.model.variant.to_string()));
+        if self.variant.is_some_and(|wanted| wanted != model.variant) {
+            return Err(differs("variant", model.variant.to_string()));
         }
-        match self.outputs.iter().find(|output| plan.output(**output).is_none()) {
+        let given = |output: &&Output| graph.outputs.iter().any(|(given, _)| given == *output);
+        match self.outputs.iter().find(|output| !given(output)) {
             Some(output) => Err(EngineError::NoSuchOutput { output: *output }),
             None => Ok(()),
         }
     }
+}
+
+fn for_other_device(path: &Path, made_for: &str, device: &str) -> Error {
+    let reason =
+        format!("this engine was compiled for {made_for}; use `--device {device}`, or give the weights themselves");
+    EngineError::File { path: path.into(), reason }.into()
 }
 
 /// bf16 where the CPU multiplies it faster than f32, else f32.
@@ -119,9 +195,37 @@ pub fn default_precision(isa: Isa) -> Precision {
     }
 }
 
-/// A network ready to run on the CPU.
+/// Where a network is to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Target {
+    /// A CUDA device where there is one and a compiler for it, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The CUDA device of that number.
+    Cuda(usize),
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once(':') {
+            None if text == "auto" => Ok(Target::Auto),
+            None if text == "cpu" => Ok(Target::Cpu),
+            None if text == "cuda" => Ok(Target::Cuda(0)),
+            Some(("cuda", number)) if number.parse::<u8>().is_ok() => Ok(Target::Cuda(number.parse().unwrap_or(0))),
+            _ => Err(format!("`{text}` is no device; expected auto, cpu, cuda or cuda:NUMBER")),
+        }
+    }
+}
+
+/// A network ready to run.
 pub struct Parser {
-    engine: CpuEngine,
+    engine: Engine,
+    threads: usize,
+    isa: Isa,
 }
 
 impl Parser {
@@ -130,23 +234,52 @@ impl Parser {
     /// # Errors
     /// As [`CpuEngine::new`].
     pub fn new(plan: Plan, threads: usize, isa: Isa) -> Result<Self, Error> {
-        Ok(Self { engine: CpuEngine::new(Arc::new(plan), threads, isa)? })
+        let engine = Engine::Cpu(CpuEngine::new(Arc::new(plan), threads, isa)?);
+        Ok(Self { engine, threads, isa })
+    }
+
+    /// Compiles or loads what `request` names and makes it ready on `target`; what is left to the CPU has `threads` threads.
+    ///
+    /// # Errors
+    /// Everything that can be wrong with files, names, sizes and devices.
+    pub fn open(request: &Request<'_>, target: Target, threads: usize) -> Result<Self, Error> {
+        let ordinal = match target {
+            Target::Cpu => None,
+            Target::Cuda(ordinal) => Some(ordinal),
+            Target::Auto => request.prefers_cuda()?.then_some(0),
+        };
+        let Some(ordinal) = ordinal else { return Self::new(request.plan()?, threads, request.isa()) };
+        Ok(Self { engine: Engine::Cuda(request.on_cuda(ordinal)?), threads, isa: request.isa() })
+    }
+
+    /// A parser over an engine that is ready; what is left to the CPU has `threads` threads and uses `isa`.
+    pub fn with_engine(engine: Engine, threads: usize, isa: Isa) -> Self {
+        Self { engine, threads, isa }
     }
 
     /// Which network.
     pub fn model(&self) -> ModelSpec {
-        self.engine.plan().model
+        self.engine.model()
     }
 
     /// Batch, height and width of the input.
     pub fn input_shape(&self) -> [usize; 3] {
-        let plan = self.engine.plan();
-        let shape = plan.input().map(|id| &plan.graph.values[id.0].shape[..]).unwrap_or(&[0; 4]);
-        [shape[0], shape[1], shape[2]]
+        let shape = self.engine.input_shape();
+        [0, 1, 2].map(|axis| shape.get(axis).copied().unwrap_or(0))
+    }
+
+    /// Threads for what runs on the CPU.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// Instruction set of what runs on the CPU.
+    pub fn isa(&self) -> Isa {
+        self.isa
     }
 
     /// The engine.
-    pub fn engine(&mut self) -> &mut CpuEngine {
+    pub fn engine(&mut self) -> &mut Engine {
         &mut self.engine
     }
 }

@@ -122,7 +122,7 @@ pub fn channels_first(data: &[f32], batch: usize, channels: usize, pixels: usize
 /// If landmarks are missing or impossible, or the engine refuses.
 pub fn run(parser: &mut Parser, batch: &Batch, outputs: &[Output]) -> Result<Vec<NamedTensor>, Error> {
     let [count, height, width] = batch.shape;
-    let mut context = Context::new(parser.engine().threads(), parser.engine().isa());
+    let mut context = Context::new(parser.threads(), parser.isa());
     let warps = if parser.model().variant.warps() { Some(fit_warps(batch)?) } else { None };
     match &warps {
         None => parser.engine().run(&batch.input)?,

@@ -68,6 +68,7 @@ impl Node {
             let element = match value.source {
                 Source::Node | Source::Input => value.dtype.size(),
                 _ => match constant_format(&self.op, *slot, activation) {
+                    Format::PackedF32 if !matches!(self.op, Op::TokenStep(_)) => activation.size(),
                     Format::F32 | Format::PackedF32 => 4,
                     Format::Bf16 | Format::PackedBf16 => 2,
                 },

@@ -1,6 +1,7 @@
 //! What the compiler can refuse.
 
 use crate::ModelSpec;
+use crate::plan::Precision;
 use std::fmt::Write;
 
 /// Why a network was not compiled.
@@ -19,6 +20,12 @@ pub enum CodegenError {
         width: usize,
         /// What is wrong with it and what would do.
         reason: String,
+    },
+    /// The CPU target has no kernels for that precision.
+    #[error("the CPU computes in f32 or bf16, not in {}; choose one of those, or a CUDA device", precision.name())]
+    CpuPrecision {
+        /// What was asked for.
+        precision: Precision,
     },
     /// The weights are not those of the network.
     #[error("the weights do not fit the network:{}", list(missing, misshapen))]

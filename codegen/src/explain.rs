@@ -82,6 +82,7 @@ fn shape(graph: &Graph, id: ValueId) -> String {
     let dtype = match value.dtype {
         DType::F32 => "f32",
         DType::Bf16 => "bf16",
+        DType::F16 => "f16",
         DType::U8 => "u8",
     };
     let known = if matches!(value.source, Source::Constant(_)) { " known" } else { "" };

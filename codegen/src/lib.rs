@@ -3,6 +3,7 @@
 mod builder;
 pub mod check;
 mod cost;
+pub mod cuda;
 mod error;
 pub mod explain;
 pub mod ir;
@@ -11,6 +12,7 @@ pub mod models;
 pub mod passes;
 pub mod plan;
 mod signature;
+mod single;
 mod spec;
 pub mod weights;
 

@@ -4,6 +4,7 @@ use crate::ir::{Graph, Node, Op, Output, Slot, Source, ValueId};
 use crate::passes::lower_precision::operand_type;
 use crate::passes::{MemoryPlan, Pass, lower_precision, plan_memory, select_outputs};
 use crate::{CodegenError, ModelSpec, WeightSource};
+use segface_kernels::cuda::Fragment;
 use segface_kernels::gemm::PackedMatrix;
 use segface_kernels::{DType, Isa, bf16};
 use serde::{Deserialize, Serialize};
@@ -18,22 +19,47 @@ pub enum Precision {
     F32,
     /// bfloat16.
     Bf16,
+    /// 32-bit floats whose products round their factors to tf32 (10 bits of fraction). CUDA only.
+    Tf32,
+    /// IEEE half precision. CUDA only.
+    F16,
 }
 
 impl Precision {
-    /// `f32` or `bf16`.
+    /// Every precision.
+    pub const ALL: [Precision; 4] = [Precision::F32, Precision::Bf16, Precision::Tf32, Precision::F16];
+
+    /// `f32`, `bf16`, `tf32` or `f16`.
     pub fn name(self) -> &'static str {
         match self {
             Precision::F32 => "f32",
             Precision::Bf16 => "bf16",
+            Precision::Tf32 => "tf32",
+            Precision::F16 => "f16",
+        }
+    }
+
+    /// Whether the CPU target computes in it.
+    pub fn runs_on_cpu(self) -> bool {
+        matches!(self, Precision::F32 | Precision::Bf16)
+    }
+
+    /// How a CUDA kernel's products are computed.
+    pub fn fragment(self) -> Fragment {
+        match self {
+            Precision::F32 => Fragment::Single,
+            Precision::Bf16 => Fragment::Bfloat,
+            Precision::Tf32 => Fragment::Tf32,
+            Precision::F16 => Fragment::Half,
         }
     }
 
     /// The element type of activations.
     pub fn dtype(self) -> DType {
         match self {
-            Precision::F32 => DType::F32,
+            Precision::F32 | Precision::Tf32 => DType::F32,
             Precision::Bf16 => DType::Bf16,
+            Precision::F16 => DType::F16,
         }
     }
 }
@@ -140,13 +166,16 @@ pub fn compile(model: &ModelSpec, weights: &dyn WeightSource, options: &CompileO
 /// Compiles a network and shows every stage to `observe`.
 ///
 /// # Errors
-/// Sizes the network cannot take; missing or misshapen weights, all of them.
+/// Sizes the network cannot take; missing or misshapen weights, all of them; a precision of the CUDA target.
 pub fn compile_observed(
     model: &ModelSpec,
     weights: &dyn WeightSource,
     options: &CompileOptions,
     observe: &mut dyn FnMut(Stage<'_>),
 ) -> Result<Plan, CodegenError> {
+    if !options.precision.runs_on_cpu() {
+        return Err(CodegenError::CpuPrecision { precision: options.precision });
+    }
     let graph = optimise(model, weights, options, observe)?;
     let memory = plan_memory(&graph);
     Ok(pack(*model, options, graph, memory))

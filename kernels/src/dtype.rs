@@ -1,6 +1,6 @@
 //! Element types of activations.
 
-use half::bf16;
+use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
 
 /// Element type of a stored tensor.
@@ -10,6 +10,8 @@ pub enum DType {
     F32,
     /// bfloat16: the upper half of a 32-bit float, rounded to nearest even.
     Bf16,
+    /// IEEE half precision; only the CUDA target computes with it.
+    F16,
     /// Class ids.
     U8,
 }
@@ -19,13 +21,13 @@ impl DType {
     pub fn size(self) -> usize {
         match self {
             DType::F32 => 4,
-            DType::Bf16 => 2,
+            DType::Bf16 | DType::F16 => 2,
             DType::U8 => 1,
         }
     }
 }
 
-/// An activation element: `f32` or `bf16`. Arithmetic happens in f32; this only loads and stores.
+/// An activation element: `f32`, `bf16`, or `f16` on CUDA devices. Arithmetic happens in f32; this only loads and stores.
 pub trait Element: bytemuck::Pod + Send + Sync + Default + PartialEq + std::fmt::Debug + 'static {
     /// The run-time name of this type.
     const DTYPE: DType;
@@ -56,5 +58,17 @@ impl Element for bf16 {
     #[inline(always)]
     fn from_f32(value: f32) -> Self {
         bf16::from_f32(value)
+    }
+}
+
+impl Element for f16 {
+    const DTYPE: DType = DType::F16;
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        f16::to_f32(self)
+    }
+    #[inline(always)]
+    fn from_f32(value: f32) -> Self {
+        f16::from_f32(value)
     }
 }

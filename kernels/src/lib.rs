@@ -6,6 +6,7 @@
 
 pub mod act;
 pub mod context;
+pub mod cuda;
 pub mod dtype;
 pub mod epilogue;
 pub mod isa;

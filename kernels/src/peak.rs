@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 /// operations on registers, of the kind that products of `dtype` use in this tier (FMA, `vdpbf16ps` or AMX tiles).
 ///
 /// # Panics
-/// If this CPU lacks `isa`, or for class ids, which nothing is computed with.
+/// If this CPU lacks `isa`, or for a type that nothing is computed in here.
 pub fn gflops(isa: Isa, dtype: DType) -> f64 {
     assert!(isa.is_available(), "{} is not available on this CPU", isa.name());
     match (isa, dtype) {
-        (_, DType::U8) => panic!("class ids have no arithmetic peak"),
+        (_, DType::F16 | DType::U8) => panic!("the CPU kernels do not compute in {dtype:?}"),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the tier is available.
         (Isa::Amx, DType::Bf16) => best_of(|steps| unsafe { crate::gemm::amx_peak(steps) }),

@@ -1,7 +1,7 @@
 //! Arguments that every command which runs a network takes: which one, compiled how, run where.
 
 use clap::ValueEnum;
-use segface::parser::{Request, default_threads};
+use segface::parser::{Parser, Request, Target, default_threads};
 use segface::{Error, Variant};
 use segface_codegen::passes::Pass;
 use segface_codegen::plan::Precision;
@@ -26,12 +26,12 @@ pub(crate) struct ModelArgs {
     /// Size of the network's input, `512` or `HEIGHTxWIDTH` [default: what the weights were trained with, else 512]
     #[arg(long, value_name = "PIXELS")]
     pub(crate) size: Option<Size>,
-    /// Element type of activations and weights [default: auto, the faster one on this CPU]
+    /// Element type of activations and weights [default: auto, the faster one]
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) precision: PrecisionArg,
-    /// Where to run
-    #[arg(long, value_enum, default_value = "auto")]
-    pub(crate) device: Device,
+    /// Where to run: auto (a CUDA device if there is one), cpu, cuda, or cuda:NUMBER
+    #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = Target::from_str)]
+    pub(crate) device: Target,
     /// Threads [default: one per processor of this process]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
@@ -49,14 +49,10 @@ pub(crate) enum PrecisionArg {
     Auto,
     F32,
     Bf16,
-}
-
-/// `--device`
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Device {
-    /// The fastest device there is; today that is the CPU
-    Auto,
-    Cpu,
+    /// f32 whose products round their factors to tf32; CUDA only
+    Tf32,
+    /// IEEE half precision; CUDA only
+    F16,
 }
 
 /// `--size`: height and width.
@@ -89,7 +85,6 @@ fn parse_isa(name: &str) -> Result<Isa, String> {
 impl ModelArgs {
     /// What the library is asked for.
     pub(crate) fn request(&self) -> Request<'_> {
-        let (Device::Auto | Device::Cpu) = self.device;
         Request {
             weights: self.weights.as_deref(),
             model: self.model.as_deref(),
@@ -100,6 +95,8 @@ impl ModelArgs {
                 PrecisionArg::Auto => None,
                 PrecisionArg::F32 => Some(Precision::F32),
                 PrecisionArg::Bf16 => Some(Precision::Bf16),
+                PrecisionArg::Tf32 => Some(Precision::Tf32),
+                PrecisionArg::F16 => Some(Precision::F16),
             },
             isa: self.isa,
             disabled: self.without.clone(),
@@ -113,7 +110,7 @@ impl ModelArgs {
     }
 
     /// Loads or compiles the network and gives it memory and threads.
-    pub(crate) fn parser(&self, request: &Request<'_>) -> Result<segface::parser::Parser, Error> {
-        segface::parser::Parser::new(request.plan()?, self.threads(), request.isa())
+    pub(crate) fn parser(&self, request: &Request<'_>) -> Result<Parser, Error> {
+        Parser::open(request, self.device, self.threads())
     }
 }

@@ -80,8 +80,8 @@ pub(crate) fn run(args: ParseArgs) -> Result<(), Error> {
         landmarks: landmarks.as_ref(),
         max_pixels: args.max_pixels,
         overlay: !args.no_overlay,
-        isa: parser.engine().isa(),
-        threads: parser.engine().threads(),
+        isa: parser.isa(),
+        threads: parser.threads(),
     };
     let names = OutputNames::for_photos(&args.out, &inputs.files);
     let progress = progress_bar(inputs.files.len());
@@ -96,9 +96,7 @@ pub(crate) fn run(args: ParseArgs) -> Result<(), Error> {
 fn logits(parser: &mut Parser, input: &[f32], take: &mut Take<'_>) -> Result<(), Error> {
     let engine = parser.engine();
     engine.run(input)?;
-    let plan = engine.plan();
-    let shape = plan.output(Output::Logits).map(|id| &plan.graph.values[id.0].shape[..]);
-    let size = shape.map_or((0, 0), |shape| (shape[2], shape[1]));
+    let size = engine.output_shape(Output::Logits).map_or((0, 0), |shape| (shape[2], shape[1]));
     take(engine.logits()?, size);
     Ok(())
 }
@@ -116,7 +114,7 @@ fn summary(args: &ModelArgs, parser: &mut Parser) -> ModelSummary {
         backbone: model.backbone.name().into(),
         variant: model.variant.name().into(),
         input: [width, height],
-        precision: parser.engine().plan().precision.name().into(),
+        precision: parser.engine().precision().name().into(),
     }
 }
 

@@ -108,7 +108,7 @@ impl CpuEngine {
                 let target = unsafe { memory.slice_mut::<bf16>(id) };
                 target.iter_mut().zip(input).for_each(|(t, v)| *t = bf16::from_f32(*v));
             }
-            DType::U8 => return Err(EngineError::Broken { reason: "its input is bytes".into() }),
+            dtype => return Err(EngineError::Broken { reason: format!("its input is of type {dtype:?}") }),
         }
         for (index, node) in plan.graph.nodes.iter().enumerate() {
             let begin = std::time::Instant::now();
@@ -137,6 +137,7 @@ impl CpuEngine {
                 DType::F32 => memory.slice::<f32>(id).to_vec(),
                 DType::Bf16 => memory.slice::<bf16>(id).iter().map(|v| v.to_f32()).collect(),
                 DType::U8 => memory.slice::<u8>(id).iter().map(|v| f32::from(*v)).collect(),
+                DType::F16 => unreachable!("validated: no value of a CPU plan is f16"),
             }
         };
         Ok((value.shape.clone(), data))

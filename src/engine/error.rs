@@ -11,6 +11,9 @@ pub enum EngineError {
     /// The network could not be compiled.
     #[error(transparent)]
     Codegen(#[from] CodegenError),
+    /// A CUDA device could not be used.
+    #[error(transparent)]
+    Cuda(#[from] super::cuda::CudaError),
     /// This CPU lacks an instruction set that was asked for.
     #[error("this CPU does not have the instruction set {}; it has {}", wanted.name(), have.iter().map(|i| i.name()).collect::<Vec<_>>().join(", "))]
     WrongCpu {

@@ -9,6 +9,11 @@ use segface_kernels::DType;
 
 /// Checks graph, memory and constants. The executor's slices are sound for a plan that passes.
 pub(super) fn validate(plan: &Plan) -> Result<(), EngineError> {
+    let precision = plan.precision;
+    let is_f16 = |value: &segface_codegen::ir::Value| value.dtype == DType::F16;
+    if !precision.runs_on_cpu() || plan.graph.values.iter().any(is_f16) {
+        return Err(broken(format!("it computes in {}, which the CPU does not", precision.name())));
+    }
     segface_codegen::check::check(&plan.graph).map_err(|violations| broken(format!("{violations}")))?;
     check_constants(plan)?;
     check_bounds(plan)?;

@@ -2,6 +2,7 @@
 
 use crate::operand::{Operand, Values};
 use proptest::prelude::*;
+use segface_codegen::ir::Slot;
 use segface_kernels::{
     Act, Element, Epilogue,
     epilogue::{EpilogueOperands, Residual},
@@ -80,6 +81,25 @@ impl<T: Element> EpilogueNumbers<T> {
                 (true, false) => Residual::From(&self.elements),
             },
         }
+    }
+
+    /// The operands as slots of a node; that of the bias differs between operators.
+    pub fn slots(&self, bias: Slot) -> Vec<(Slot, &Operand)> {
+        let epilogue = self.choice.epilogue;
+        let mut slots = Vec::new();
+        if epilogue.bias {
+            slots.push((bias, &self.bias));
+        }
+        if epilogue.scale {
+            slots.push((Slot::Scale, &self.scale));
+        }
+        if epilogue.norm.is_some() {
+            slots.extend([(Slot::PostNormWeight, &self.norm[0]), (Slot::PostNormBias, &self.norm[1])]);
+        }
+        if epilogue.residual {
+            slots.push((Slot::Residual, &self.residual));
+        }
+        slots
     }
 
     /// What the output buffer holds before the call: the residual, or values that must not matter.

@@ -20,6 +20,7 @@ pub fn kind(dtype: DType) -> Kind {
     match dtype {
         DType::F32 => Kind::Float,
         DType::Bf16 => Kind::BFloat16,
+        DType::F16 => Kind::Half,
         DType::U8 => panic!("class ids are not a precision"),
     }
 }
@@ -33,10 +34,11 @@ impl Floor {
     /// The floor for a kernel that accumulates in f32 and rounds its result once to `dtype`.
     ///
     /// f32: four roundings of 2⁻²⁴, for elementary functions and orders of summation that differ from libtorch's.
-    /// bf16: one of 2⁻⁸.
+    /// bf16: one of 2⁻⁸; f16: one of 2⁻¹¹.
     pub fn of(dtype: DType) -> Floor {
         match kind(dtype) {
             Kind::BFloat16 => Floor(2f64.powi(-8)),
+            Kind::Half => Floor(2f64.powi(-11)),
             _ => Floor(4.0 * 2f64.powi(-24)),
         }
     }

@@ -4,12 +4,14 @@
 //! lets [`problems::judge_kernel`] run them with every instruction set and thread count; whole networks are compared
 //! with [`parity::Case`] and with the reference on seeded weights ([`segface::weights::seeded`]). What is accepted is decided in [`judge`] alone.
 
+pub mod cuda;
 pub mod epilogue;
 pub mod judge;
 pub mod network;
 pub mod operand;
 pub mod parity;
 pub mod problems;
+pub mod whole;
 
 use std::path::PathBuf;
 

@@ -1,6 +1,8 @@
 //! Our engine on the tensors of a whole-network test, the way `segface logits` goes.
 
+use crate::cuda::device;
 use crate::operand::to_nhwc;
+use segface::engine::{Engine, EngineError, cuda::CudaEngine};
 use segface::{parser::Parser, tensors, tensors::Batch, weights::Weights};
 use segface_codegen::{
     ir::Output,
@@ -9,6 +11,7 @@ use segface_codegen::{
 };
 use segface_kernels::Isa;
 use segface_reference::Outputs;
+use std::sync::Arc;
 use tch::{Kind, Tensor};
 
 /// How a network is compiled and run.
@@ -22,12 +25,19 @@ pub struct Setup {
     pub threads: usize,
     /// Passes left out.
     pub disabled: Vec<Pass>,
+    /// Whether it runs on the suite's CUDA device instead.
+    pub cuda: bool,
 }
 
 impl Setup {
     /// What a user gets on this machine, with two threads.
     pub fn usual(precision: Precision) -> Setup {
-        Setup { precision, isa: Isa::best(), threads: 2, disabled: Vec::new() }
+        Setup { precision, isa: Isa::best(), threads: 2, disabled: Vec::new(), cuda: false }
+    }
+
+    /// The suite's CUDA device.
+    pub fn cuda(precision: Precision) -> Setup {
+        Setup { cuda: true, ..Setup::usual(precision) }
     }
 }
 
@@ -56,8 +66,7 @@ pub fn run(weights: &Weights, input: &Tensor, landmarks: Option<&Tensor>, setup:
         outputs: OUTPUTS.to_vec(),
         disabled: setup.disabled.clone(),
     };
-    let plan = compile(&weights.spec, weights, &options).unwrap_or_else(|e| panic!("{what}: {e}"));
-    let mut parser = Parser::new(plan, setup.threads, setup.isa).unwrap_or_else(|e| panic!("{what}: {e}"));
+    let mut parser = parser(weights, &options, setup).unwrap_or_else(|e| panic!("{what}: {e}"));
     let batch = Batch {
         shape: [count, height, width],
         input: floats(&to_nhwc(input)),
@@ -73,6 +82,16 @@ pub fn run(weights: &Weights, input: &Tensor, landmarks: Option<&Tensor>, setup:
     });
     let mut next = || results.next().expect("as many results as outputs");
     Outputs { logits: next(), tokens: next(), fused: next(), taps: [next(), next(), next(), next()] }
+}
+
+fn parser(weights: &Weights, options: &CompileOptions, setup: &Setup) -> Result<Parser, segface::Error> {
+    if !setup.cuda {
+        let plan = compile(&weights.spec, weights, options).map_err(EngineError::from)?;
+        return Parser::new(plan, setup.threads, setup.isa);
+    }
+    let program = segface_codegen::cuda::compile(&weights.spec, weights, options, &mut |_| {});
+    let engine = CudaEngine::new(Arc::new(program.map_err(EngineError::from)?), device()).map_err(EngineError::from)?;
+    Ok(Parser::with_engine(Engine::Cuda(engine), setup.threads, setup.isa))
 }
 
 /// Elements in row-major order as f32.

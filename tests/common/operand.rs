@@ -86,6 +86,11 @@ impl Operand {
         Operand { shape: shape.to_vec(), values }
     }
 
+    /// Length of each axis.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
     /// The values in row-major order.
     pub fn f32(&self) -> &[f32] {
         &self.values

@@ -62,8 +62,12 @@ pub(crate) fn environment(folder: &Path) -> Result<Vec<(&'static str, OsString)>
     let paths = [folder.to_owned(), NVRTC.place().join("lib")].into_iter();
     let searched = env::join_paths(paths.chain(before.iter().flat_map(env::split_paths)));
     let searched = searched.map_err(|source| Error::SearchPath { folder: folder.to_owned(), source })?;
+    let nvrtc = NVRTC.place().join("lib").into_os_string();
     let places = NEEDED.map(|library| (library.variable, library.place().into_os_string()));
-    Ok([(SEARCHED, searched), ("PTXVM_TEST_LIBRARY", folder.into())].into_iter().chain(places).collect())
+    Ok([(SEARCHED, searched), ("PTXVM_TEST_LIBRARY", folder.into()), ("SEGFACE_NVRTC", nvrtc)]
+        .into_iter()
+        .chain(places)
+        .collect())
 }
 
 /// Which file cargo says it made of the library.

@@ -27,9 +27,9 @@ impl<'a> Scope<'a> {
         self.packages.is_empty()
     }
 
-    /// Whether a package of ptxvm is among them.
-    pub(crate) fn has_ptxvm(&self) -> bool {
-        self.is_workspace() || self.packages.iter().any(|package| is_ptxvm(package))
+    /// Whether a package is among them whose tests run CUDA kernels.
+    pub(crate) fn has_cuda(&self) -> bool {
+        self.is_workspace() || self.packages.iter().any(|package| is_ptxvm(package) || *package == JUDGE)
     }
 
     /// Whether a package that is not of ptxvm is among them.
@@ -37,6 +37,9 @@ impl<'a> Scope<'a> {
         self.is_workspace() || self.packages.iter().any(|package| !is_ptxvm(package))
     }
 }
+
+/// The package that holds our kernels against libtorch.
+const JUDGE: &str = "segface-tests";
 
 /// A package may be named by a pattern, such as `ptxvm*`.
 fn is_ptxvm(package: &str) -> bool {
@@ -50,7 +53,7 @@ mod tests {
     fn scope(arguments: &str) -> (bool, bool, bool) {
         let arguments: Vec<_> = arguments.split_whitespace().map(str::to_owned).collect();
         let scope = Scope::of(&arguments);
-        (scope.is_workspace(), scope.has_ptxvm(), scope.has_others())
+        (scope.is_workspace(), scope.has_cuda(), scope.has_others())
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub(crate) fn test(seed: Option<String>, cases: Option<u32>, arguments: &[String
     if scope.has_others() {
         deps::provide(&[&LIBTORCH])?;
     }
-    if scope.has_ptxvm() {
+    if scope.has_cuda() {
         deps::provide(&ptxvm::NEEDED)?;
         command.envs(ptxvm::environment(&ptxvm::build()?)?);
     }

@@ -64,8 +64,13 @@ struct Piece {
     offset: usize,
 }
 
-/// Plans the arena. The input lives from the start, outputs to the end.
+/// Plans the arena for the CPU's kernels. The input lives from the start, outputs to the end.
 pub fn plan_memory(graph: &Graph) -> MemoryPlan {
+    plan_memory_with(graph, &|index| workspace_bytes(graph, &graph.nodes[index]))
+}
+
+/// Plans the arena where node `index` needs `workspace(index)` bytes of working memory.
+pub fn plan_memory_with(graph: &Graph, workspace: &dyn Fn(usize) -> usize) -> MemoryPlan {
     let uses = Uses::of(graph);
     let end_of_run = graph.nodes.len() as isize;
     let last_read = |value: ValueId| -> isize {
@@ -109,7 +114,7 @@ pub fn plan_memory(graph: &Graph) -> MemoryPlan {
                 }
             }
         }
-        let bytes = workspace_bytes(graph, node);
+        let bytes = workspace(position);
         workspace_pieces.push((bytes > 0).then(|| {
             pieces.push(Piece { bytes, begin: now, end: now, offset: 0 });
             pieces.len() - 1

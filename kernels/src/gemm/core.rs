@@ -49,12 +49,12 @@ pub struct PackedHeader {
 }
 
 impl PackedHeader {
-    /// Bytes of the packed matrix; `None` if that overflows or the type is not a float.
+    /// Bytes of the packed matrix; `None` if that overflows or the type is none that the CPU multiplies.
     pub fn byte_len(&self) -> Option<usize> {
         let depth = match self.dtype {
             DType::F32 => self.k,
             DType::Bf16 => self.k.checked_next_multiple_of(BF16_DEPTH)?,
-            DType::U8 => return None,
+            DType::F16 | DType::U8 => return None,
         };
         self.n.checked_next_multiple_of(PANEL)?.checked_mul(depth)?.checked_mul(self.dtype.size())
     }

@@ -12,6 +12,7 @@
 //! H·W·T upscale costs more than MobileNet. Threads and instruction set come with the [`Context`](crate::Context).
 
 mod cpu;
+pub mod cuda;
 mod spec;
 
 pub use cpu::{ClassRegion, FaceWarp, LabelResizer, Resampler, WarpError, argmax_labels, blend_labels, class_regions};

@@ -5,8 +5,8 @@
 //! Source `[H, W, 3]` u8, target `[R_h, R_w, 3]`. Per axis, with scale `s = in/out`, `f = max(s, 1)`, output index `i` is
 //! centred at `c = (i + ½)·s` and sums the input from `⌊c − 2f + ½⌋` to `⌊c + 2f + ½⌋` (clipped) with Keys' cubic `a = −½`
 //! of `(x − c + ½)/f`, weights normalised to one in f64, then rounded to 22 fractional bits. The horizontal pass comes first;
-//! each pass rounds to nearest and clamps to a byte. That is `PIL.Image.resize(…, BICUBIC)` up to Pillow 12.3, whose bits are the
-//! standard here because the published networks were trained on them. (Pillow 13 begins with the vertical pass where that is
+//! each pass rounds to nearest and clamps to a byte. That is `PIL.Image.resize(…, BICUBIC)` up to Pillow 12.1, whose bits are the
+//! standard here because the published networks were trained on them. (From 12.2 on Pillow begins with the vertical pass where that is
 //! less work, which moves values by a few units.) Cost: about `3·(H·R_w·4·s_x + R_h·R_w·4·s_y)` integer
 //! multiply-adds when shrinking.
 //!
@@ -144,5 +144,11 @@ impl BlendStyle {
             line: 0.85,
             line_width: (width.max(height) + 500) / 1000 + usize::from(width.max(height) < 500),
         }
+    }
+
+    /// `fill` and `line` in 256ths.
+    pub(super) fn weights(&self) -> (u16, u16) {
+        let weight = |share: f32| (share.clamp(0.0, 1.0) * 256.0).round() as u16;
+        (weight(self.fill), weight(self.line))
     }
 }

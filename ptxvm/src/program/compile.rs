@@ -11,6 +11,7 @@ use super::{
     variables::kernel_params,
 };
 use crate::{
+    card::Card,
     machine::op::Op,
     ops::{self, control},
     ptx::ast::{self, Block, Function, Instruction, Module, SourceLine, Statement},
@@ -70,6 +71,12 @@ impl CompileError {
     }
 }
 
+/// Threads that a kernel's launch bounds allow.
+fn bounds(function: &Function) -> Option<u32> {
+    let sizes = function.required_threads.or(function.max_threads);
+    sizes.map(|[x, y, z]| x.saturating_mul(y).saturating_mul(z))
+}
+
 fn compile_function(
     function: &Function,
     symbols: &ModuleSymbols,
@@ -83,8 +90,6 @@ fn compile_function(
         for (param, place) in function.params.iter().zip(&list) {
             builder.insert(param.name.clone(), Symbol::KernelParam { offset: place.offset });
         }
-        let required = function.required_threads;
-        let limit = required.or(function.max_threads).map(|[x, y, z]| x.saturating_mul(y).saturating_mul(z));
         info = Some(KernelInfo {
             name: function.name.clone(),
             params: list,
@@ -94,8 +99,8 @@ fn compile_function(
             stack_bytes: 0,
             const_bytes: 0,
             registers: 0,
-            max_threads: limit.unwrap_or(1024).min(1024),
-            required_threads: required,
+            max_threads: bounds(function).unwrap_or(1024).min(1024),
+            required_threads: function.required_threads,
             ptx_version: symbols.version,
             target: symbols.target,
         });
@@ -142,7 +147,9 @@ fn compile_function(
         formal.patch(&allocation.offsets);
     }
     if let Some(info) = &mut info {
-        info.registers = (allocation.registers + 8).clamp(16, 255);
+        // Launch bounds hold a compiler to the registers that its largest block can have.
+        let most = bounds(function).map_or(255, |threads| (Card::REGISTERS / threads.clamp(32, 1024) / 8 * 8).min(255));
+        info.registers = (allocation.registers + 8).clamp(16, most);
     }
     let shared_used = allocation
         .constants

@@ -27,8 +27,8 @@ pub fn blend_labels(
 ) {
     assert_eq!(labels.len(), width * height, "label map of {width}×{height}");
     assert_eq!(pixels.len(), 3 * width * height, "RGB8 of {width}×{height}");
-    let weight = |share: f32| (share.clamp(0.0, 1.0) * 256.0).round() as u16;
-    let paint = Paint { palette, fill: weight(style.fill), line: weight(style.line), line_width: style.line_width };
+    let (fill, line) = style.weights();
+    let paint = Paint { palette, fill, line, line_width: style.line_width };
     let tier = Tier::of(ctx);
     let shared = Disjoint::new(pixels);
     ctx.parallel(height.div_ceil(ROWS_PER_TASK), scratch_bytes::<u8>(width), |task, mut scratch| {

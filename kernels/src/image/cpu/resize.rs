@@ -108,6 +108,17 @@ impl Resampler {
         Resampler { source, target, horizontal, vertical }
     }
 
+    /// First input index and weights of an output index on one axis; an axis that keeps its size has weights of one.
+    pub(in crate::image) fn span(&self, vertical: bool, index: usize) -> (usize, &[i32]) {
+        match if vertical { &self.vertical } else { &self.horizontal } {
+            Some(axis) => {
+                let (first, count, weights) = axis.taps(index);
+                (first, &weights[..count])
+            }
+            None => (index, &[1 << FRACTION_BITS]),
+        }
+    }
+
     /// The resized image as RGB8, `[height, width, 3]`.
     ///
     /// # Panics

@@ -137,17 +137,26 @@ impl FaceWarp {
         Ok(FaceWarp { image, warped, to_standard, from_standard })
     }
 
+    /// Where the warped frame's columns, then its rows, lie in the standard frame, in pixels. It depends on the frame's size alone.
+    pub fn bent_axes(&self) -> Vec<f32> {
+        let bent = |index: usize, size: f32| (bend(index as f32 / size * 2.0 - 1.0) + 1.0) / 2.0 * size;
+        let axis = |length: usize| (0..length).map(move |index| bent(index, length as f32));
+        axis(self.warped.0).chain(axis(self.warped.1)).collect()
+    }
+
+    /// The maps from the standard frame to the image and back.
+    pub(in crate::image) fn matrices(&self) -> (Affine, Affine) {
+        (self.from_standard, self.to_standard)
+    }
+
     /// The image as the network wants to see it: `image` `[H, W, channels]` to `out` `[warped H, warped W, channels]`,
     /// overwritten.
     ///
     /// # Panics
     /// If a length does not fit the sizes given to [`FaceWarp::fit`].
     pub fn warp(&self, ctx: &mut Context, image: &[f32], channels: usize, out: &mut [f32]) {
-        let (width, height) = self.warped;
-        let (size_w, size_h) = (width as f32, height as f32);
-        let bent = |index: usize, size: f32| (bend(index as f32 / size * 2.0 - 1.0) + 1.0) / 2.0 * size;
-        let columns: Vec<f32> = (0..width).map(|x| bent(x, size_w)).collect();
-        let rows: Vec<f32> = (0..height).map(|y| bent(y, size_h)).collect();
+        let mut columns = self.bent_axes();
+        let rows = columns.split_off(self.warped.0);
         let grid = InwardGrid { matrix: self.from_standard, columns, rows };
         resample(ctx, (image, self.image), self.image, (out, self.warped), channels, &grid);
     }

@@ -1,0 +1,16 @@
+//! The CUDA target: an optimised graph becomes kernel sources, launches, and constants in the form the kernels take.
+//!
+//! A kernel is a template of `segface_kernels` instantiated with compile-time channel counts and tile shapes; what depends on
+//! the image's size is an argument. Nodes that need the same instance share it, also across image sizes. Each launch names its
+//! arguments symbolically ([`Argument`]); whoever runs the program turns them into addresses.
+
+pub mod card;
+mod image;
+mod kernel;
+mod lower;
+mod program;
+pub mod tile;
+
+pub use image::image_kernels;
+pub use kernel::{Argument, Kernel, Launch};
+pub use program::{Form, Program, compile, compile_graph};

@@ -1,0 +1,181 @@
+//! A network as CUDA kernels.
+
+use super::kernel::{Argument, Kernel, Launch};
+use super::lower::Lowering;
+use crate::ir::{Graph, Output, Source, ValueId};
+use crate::passes::MemoryPlan;
+use crate::passes::plan_memory::plan_memory_with;
+use crate::plan::{CompileOptions, Precision, Stage, optimise};
+use crate::{CodegenError, ModelSpec, WeightSource};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// The form in which a kernel takes a constant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Form {
+    /// Row-major f32.
+    F32,
+    /// Row-major, in the element type of activations.
+    Element,
+    /// A product's weight [n, k] in fragment order (`segface_kernels::cuda::pack`).
+    Packed {
+        /// Rows: columns of the product.
+        n: usize,
+        /// Columns: terms of each sum.
+        k: usize,
+    },
+    /// Window attention's bias [heads, area, area] as fragments of scores (`segface_kernels::cuda::pack_position_bias`).
+    PositionBias {
+        /// Heads.
+        heads: usize,
+        /// Positions of a window.
+        area: usize,
+    },
+}
+
+/// A compiled network for CUDA.
+#[derive(Debug, Clone)]
+pub struct Program {
+    /// Which network.
+    pub model: ModelSpec,
+    /// How products are computed and what activations are.
+    pub precision: Precision,
+    /// The calls it was made from. Its constants hold no numbers.
+    pub graph: Graph,
+    /// Where values and workspaces live in the arena.
+    pub memory: MemoryPlan,
+    /// Every kernel, once.
+    pub kernels: Vec<Kernel>,
+    /// What is run, in order.
+    pub launches: Vec<Launch>,
+    /// Constants by value and form, as bytes for the device.
+    pub constants: Vec<(ValueId, Form, Arc<[u8]>)>,
+    /// How many 32-bit counters the launches need.
+    pub counters: usize,
+}
+
+/// Compiles a network for CUDA.
+///
+/// # Errors
+/// Sizes the network cannot take; missing or misshapen weights, all of them.
+pub fn compile(
+    model: &ModelSpec,
+    weights: &dyn WeightSource,
+    options: &CompileOptions,
+    observe: &mut dyn FnMut(Stage<'_>),
+) -> Result<Program, CodegenError> {
+    Ok(compile_graph(*model, options.precision, optimise(model, weights, options, observe)?))
+}
+
+/// Turns the nodes of a graph, in the precision it was lowered to, into launches.
+pub fn compile_graph(model: ModelSpec, precision: Precision, mut graph: Graph) -> Program {
+    let mut lowering = Lowering::new(&graph, precision);
+    for index in 0..graph.nodes.len() {
+        lowering.lower(index);
+    }
+    let parts = lowering.finish();
+    let memory = plan_memory_with(&graph, &|index| parts.workspaces[index]);
+    let constants = parts
+        .constants
+        .iter()
+        .map(|(value, form)| (*value, *form, device_constant(&graph, precision, *value, *form)))
+        .collect();
+    for value in &mut graph.values {
+        if let Source::Constant(data) = &mut value.source {
+            *data = Arc::from([]);
+        }
+    }
+    Program {
+        model,
+        precision,
+        graph,
+        memory,
+        kernels: parts.kernels,
+        launches: parts.launches,
+        constants,
+        counters: parts.counters,
+    }
+}
+
+fn device_constant(graph: &Graph, precision: Precision, value: ValueId, form: Form) -> Arc<[u8]> {
+    let Source::Constant(data) = &graph.values[value.0].source else {
+        unreachable!("only constants are asked for as constants")
+    };
+    match form {
+        Form::F32 => data.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        Form::Element => segface_kernels::cuda::elements(precision.dtype(), data).into(),
+        Form::Packed { n, k } => segface_kernels::cuda::pack(precision.fragment(), n, k, data).into(),
+        Form::PositionBias { heads, area } => segface_kernels::cuda::pack_position_bias(heads, area, data).into(),
+    }
+}
+
+impl Program {
+    /// The input's value.
+    pub fn input(&self) -> Option<ValueId> {
+        self.graph.values.iter().position(|v| matches!(v.source, Source::Input)).map(ValueId)
+    }
+
+    /// The value given out as `output`.
+    pub fn output(&self, output: Output) -> Option<ValueId> {
+        self.graph.outputs.iter().find(|(o, _)| *o == output).map(|(_, v)| *v)
+    }
+
+    /// Checks that a program read from a file holds together: every kernel, value, workspace, constant and counter that a launch
+    /// names exists and lies where there is memory. What a kernel does with them is its own affair.
+    ///
+    /// # Errors
+    /// What does not fit.
+    pub fn validate(&self) -> Result<(), String> {
+        crate::check::check(&self.graph).map_err(|violations| violations.to_string())?;
+        let (graph, memory) = (&self.graph, &self.memory);
+        if memory.offsets.len() != graph.values.len() || memory.workspaces.len() != graph.nodes.len() {
+            return Err("its memory plan is for another graph".into());
+        }
+        let inside =
+            |offset: usize, bytes: usize| offset.checked_add(bytes).is_some_and(|end| end <= memory.arena_bytes);
+        for (value, offset) in graph.values.iter().zip(&memory.offsets) {
+            if offset.is_some_and(|offset| !inside(offset, value.bytes())) {
+                return Err(format!("{} does not lie in its arena", value.name));
+            }
+        }
+        for (value, form, bytes) in &self.constants {
+            let len = graph.values.get(value.0).ok_or("a constant of no value")?.len();
+            let expected = match *form {
+                Form::F32 => 4 * len,
+                Form::Element => self.precision.dtype().size() * len,
+                Form::Packed { n, k } => segface_kernels::cuda::packed_bytes(self.precision.fragment(), n, k),
+                Form::PositionBias { heads, area } => segface_kernels::cuda::position_bias_bytes(heads, area),
+            };
+            if bytes.len() != expected {
+                return Err(format!(
+                    "the constant {} has {} bytes, expected {expected}",
+                    graph.values[value.0].name,
+                    bytes.len()
+                ));
+            }
+        }
+        for launch in &self.launches {
+            if launch.kernel >= self.kernels.len() || launch.node >= graph.nodes.len() {
+                return Err("a launch of no kernel or no node".into());
+            }
+            let known = |argument: &Argument| match *argument {
+                Argument::Value(value) => memory.offsets.get(value.0).is_some_and(Option::is_some),
+                Argument::Workspace { node, offset } => {
+                    memory.workspaces.get(node).copied().flatten().is_some_and(|base| inside(base, offset))
+                }
+                Argument::Constant(index) => index < self.constants.len(),
+                Argument::Counters { first } => first < self.counters,
+                Argument::Null | Argument::I32(_) | Argument::F32(_) => true,
+            };
+            if !launch.arguments.iter().all(known) {
+                return Err(format!("a launch of {} names what is not there", self.kernels[launch.kernel].name));
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes of all constants.
+    pub fn constant_bytes(&self) -> usize {
+        self.constants.iter().map(|(_, _, bytes)| bytes.len()).sum()
+    }
+}

@@ -1,0 +1,153 @@
+// The product of gemm/forward.cuh with whole rows of up to 1024 columns in one block, for epilogues that norm a row.
+//
+// 16 or 32 rows × all n columns, up to 16 warps side by side. Rows go through shared memory as everywhere. Weights do not: no two
+// warps need the same, so each reads its own, in the order in which they are packed, from the second cache to registers.
+// A fragment's registers are filled for the next step as soon as they have been used. Every block reads all weights once:
+// 2·ROWS FLOPs per weight, so 32 rows keep up with the second cache and 16 are for few rows, to keep a card busy.
+#pragma once
+#include "gemm/forward.cuh"
+
+namespace segface::gemm {
+
+// The lane's fragments of a packed block in global memory.
+template <class P>
+__device__ __forceinline__ void load_packed(typename Mma<P>::B (&b)[Mma<P>::PACK_STEPS], const u8 *block) {
+    if constexpr (Mma<P>::PACK_STEPS == 2) {
+        const Chunk c = load_chunk(block + lane_id() * 16);
+        b[0] = {{c.word[0], c.word[1]}};
+        b[1] = {{c.word[2], c.word[3]}};
+    } else {
+        const int t = lane_id() & 3;
+#pragma unroll
+        for (int step = 0; step < Mma<P>::PACK_STEPS; step++) {
+            const u8 *at = block + (step * PACK_COLUMNS + 2 * t) * 16;
+            b[step] = {{load_chunk(at), load_chunk(at + 16)}};
+        }
+    }
+}
+
+template <class S>
+constexpr int wide_bytes(int finish) {
+    return S::STAGES * S::A_BYTES > finish ? S::STAGES * S::A_BYTES : finish;
+}
+
+// S::COLUMNS are all columns of the weights or, rounded up to whole warps, a few more.
+template <class S, class Source>
+__device__ __forceinline__ void wide_product(typename S::Sums &sums, Source &source, const u8 *weights, int k, int columns, u32 buffer) {
+    using P = typename S::P;
+    using E = typename S::E;
+    using M = Mma<P>;
+    // Fragments of f32 for a whole block of weights would fill the registers; those are read when they are needed.
+    constexpr bool AHEAD = M::PACK_STEPS == 2;
+    const int thread = int(threadIdx.x), lane_chunk = thread % S::ROW_CHUNKS, first_row = thread / S::ROW_CHUNKS;
+    const int steps = ceil_divide(k, S::K), blocks_n = columns / PACK_COLUMNS, blocks_k = ceil_divide(k, PACK_K<P>);
+    const int warp = thread / 32, row = warp % S::WARPS_M * S::WARP_ROWS, column_block = warp / S::WARPS_M * S::N_ATOMS;
+#pragma unroll
+    for (int i = 0; i < S::SLOTS; i++) source.prepare(i, first_row + i * S::ROW_STEP);
+#pragma unroll
+    for (int m = 0; m < S::M_ATOMS; m++)
+#pragma unroll
+        for (int n = 0; n < S::N_ATOMS; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) sums[m][n][i] = 0.0f;
+    auto start = [&](int step) {
+        if (step < steps) {
+            const typename S::ATile tile{buffer + u32(step % S::STAGES) * S::A_BYTES};
+#pragma unroll
+            for (int i = 0; i < S::SLOTS; i++) {
+                const int r = first_row + i * S::ROW_STEP;
+                if (S::ROWS % S::ROW_STEP == 0 || r < S::ROWS) {
+                    source.copy(i, tile.address(r, lane_chunk), step * S::K + lane_chunk * CHUNK<E>);
+                }
+            }
+        }
+        commit_copies();
+    };
+#pragma unroll
+    for (int step = 0; step < S::STAGES - 1; step++) start(step);
+
+    // Blocks past the last column are read from the last one; their sums are not stored.
+    const auto weight_block = [&](int block_k, int n) {
+        const int block = column_block + n < blocks_n ? column_block + n : blocks_n - 1;
+        return weights + u64(block_k * blocks_n + block) * PACK_BYTES;
+    };
+    typename M::B weight[S::N_ATOMS][M::PACK_STEPS];
+    if constexpr (AHEAD) {
+#pragma unroll
+        for (int n = 0; n < S::N_ATOMS; n++) load_packed<P>(weight[n], weight_block(0, n));
+    }
+#pragma unroll 1
+    for (int step = 0; step < steps; step++) {
+        const typename S::ATile tile{buffer + u32(step % S::STAGES) * S::A_BYTES};
+        wait_copies<S::STAGES - 2>();
+        if constexpr (Source::TRANSFORMS) {
+#pragma unroll
+            for (int i = 0; i < S::SLOTS; i++) {
+                const int r = first_row + i * S::ROW_STEP;
+                if (S::ROWS % S::ROW_STEP == 0 || r < S::ROWS) {
+                    const u32 address = tile.address(r, lane_chunk);
+                    Chunk chunk = load_shared(address);
+                    source.transform(i, chunk, step * S::K + lane_chunk * CHUNK<E>);
+                    store_shared(address, chunk);
+                }
+            }
+        }
+        __syncthreads();
+        start(step + S::STAGES - 1);
+#pragma unroll
+        for (int pack = 0; pack < S::PACKS; pack++) {
+            const int block_k = step * S::PACKS + pack;
+            if (block_k >= blocks_k) break;
+            typename M::A fragments[S::M_ATOMS][M::PACK_STEPS];
+#pragma unroll
+            for (int m = 0; m < S::M_ATOMS; m++)
+#pragma unroll
+                for (int s = 0; s < M::PACK_STEPS; s++) {
+                    fragments[m][s] = M::load_a(tile, row + m * 16, pack * PACK_K<P> + s * M::K);
+                }
+            const int next = block_k + 1 < blocks_k ? block_k + 1 : block_k;
+#pragma unroll
+            for (int n = 0; n < S::N_ATOMS; n++) {
+                if constexpr (AHEAD) {
+#pragma unroll
+                    for (int s = 0; s < M::PACK_STEPS; s++)
+#pragma unroll
+                        for (int m = 0; m < S::M_ATOMS; m++) M::multiply(sums[m][n], fragments[m][s], weight[n][s]);
+                    load_packed<P>(weight[n], weight_block(next, n));
+                } else {
+                    const u8 *block = weight_block(block_k, n);
+                    const int t = lane_id() & 3;
+#pragma unroll
+                    for (int s = 0; s < M::PACK_STEPS; s++) {
+                        const u8 *at = block + (s * PACK_COLUMNS + 2 * t) * 16;
+                        const typename M::B b{{load_chunk(at), load_chunk(at + 16)}};
+#pragma unroll
+                        for (int m = 0; m < S::M_ATOMS; m++) M::multiply(sums[m][n], fragments[m][s], b);
+                    }
+                }
+            }
+        }
+    }
+    wait_copies<0>();
+    __syncthreads();
+}
+
+template <class S, class Epi>
+constexpr int bytes_wide() {
+    return wide_bytes<S>(finish_bytes<S, Epi::NORM>());
+}
+
+// Grid (tiles of rows).
+template <class S, int N, int K, class Source, class Epi>
+__device__ __forceinline__ void forward_wide(Source &source, const u8 *weight, const Epi &epilogue, typename S::E *out, int rows) {
+    static_assert(S::COLUMNS >= N, "a block holds whole rows");
+    const u32 buffer = shared_address(shared_memory);
+    const int row0 = int(blockIdx.x) * S::ROWS;
+    source.row0 = row0;
+    source.rows = rows;
+    typename S::Sums sums;
+    wide_product<S>(sums, source, weight, K, N, buffer);
+    finish<S>(sums, epilogue, out, row0, rows, 0, N, buffer, [](int row) { return row; });
+}
+
+}  // namespace segface::gemm

@@ -1,0 +1,18 @@
+//! The CUDA target: programs of `segface_codegen::cuda` compiled by NVRTC and run through the driver.
+//!
+//! Both libraries are found at run time, so one program starts on any machine. Nothing here knows whether a GPU or a virtual
+//! machine stands behind the driver.
+
+mod compiler;
+mod device;
+mod engine;
+mod error;
+mod file;
+mod photo;
+
+pub use compiler::{Compiler, Image, Resources};
+pub use device::{Device, devices};
+pub use engine::CudaEngine;
+pub use error::CudaError;
+pub use file::CudaFile;
+pub use photo::{PhotoKernels, PhotoLabels};
