@@ -12,14 +12,14 @@ pub(super) trait Cell: Copy + Eq {
     ///
     /// # Safety
     /// `pointer` is valid and aligned.
-    unsafe fn update(pointer: *mut Self, f: impl Fn(Self) -> Self) -> Self;
+    unsafe fn update(pointer: *mut Self, f: impl FnMut(Self) -> Self) -> Self;
 }
 
 macro_rules! cells {
     ($($ty:ty as $atomic:ty;)*) => {$(
         impl Cell for $ty {
             #[inline(always)]
-            unsafe fn update(pointer: *mut Self, f: impl Fn(Self) -> Self) -> Self {
+            unsafe fn update(pointer: *mut Self, mut f: impl FnMut(Self) -> Self) -> Self {
                 // SAFETY: the caller's contract.
                 let atomic = unsafe { <$atomic>::from_ptr(pointer) };
                 let mut old = atomic.load(Ordering::Relaxed);
@@ -41,8 +41,21 @@ cells! {
 }
 
 impl Cell for u128 {
-    unsafe fn update(pointer: *mut Self, f: impl Fn(Self) -> Self) -> Self {
-        // There is no atomic of 128 bits in the standard library; all of them take turns.
+    unsafe fn update(pointer: *mut Self, mut f: impl FnMut(Self) -> Self) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("cmpxchg16b") {
+            // SAFETY: the caller's contract. What is read first need not be whole: it is compared in one step.
+            let mut old = unsafe { pointer.read_volatile() };
+            loop {
+                // SAFETY: the caller's contract, and the instruction is there.
+                let found = unsafe { exchange(pointer, old, f(old)) };
+                if found == old {
+                    return old;
+                }
+                old = found;
+            }
+        }
+        // Without such an instruction all of them take turns.
         static TURN: Mutex<()> = Mutex::new(());
         let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: the caller's contract.
@@ -52,4 +65,11 @@ impl Cell for u128 {
             old
         }
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "cmpxchg16b")]
+unsafe fn exchange(pointer: *mut u128, old: u128, new: u128) -> u128 {
+    // SAFETY: the caller's contract.
+    unsafe { std::arch::x86_64::cmpxchg16b(pointer, old, new, Ordering::SeqCst, Ordering::SeqCst) }
 }

@@ -234,11 +234,48 @@ fn tell(warp: &mut Warp, op: &Op, transfer: Transfer, kind: AccessKind, lines: &
     }
 }
 
-/// Where a piece of a lane's register lies.
-fn at(transfer: Transfer, lines: &Lines, lane: usize, register: usize, piece: usize) -> *mut u8 {
-    let (line, position) = transfer.place(lane, register);
-    // The line has been checked and the position is within it.
-    lines.pointers[line + piece].wrapping_add(position * transfer.ty as usize / 8)
+/// Where a register's elements lie: lanes are groups of four threads, and a step of either is a step in one direction.
+#[derive(Clone, Copy)]
+struct Pattern {
+    /// Line and byte within the line of the first lane.
+    line: usize,
+    byte: usize,
+    /// Lines from thread to thread of a group, bytes likewise; and from group to group.
+    thread: (usize, usize),
+    group: (usize, usize),
+}
+
+impl Pattern {
+    fn of(transfer: Transfer, register: usize) -> Self {
+        let bits = transfer.ty as usize;
+        let (line, position) = transfer.place(0, register);
+        let step = |lane: usize| {
+            let (next_line, next_position) = transfer.place(lane, register);
+            (next_line - line, (next_position - position) * bits / 8)
+        };
+        Self { line, byte: position * bits / 8, thread: step(1), group: step(4) }
+    }
+
+    /// Line and byte of a lane.
+    #[inline(always)]
+    fn place(self, group: usize, thread: usize) -> (usize, usize) {
+        (
+            self.line + group * self.group.0 + thread * self.thread.0,
+            self.byte + group * self.group.1 + thread * self.thread.1,
+        )
+    }
+}
+
+/// Calls `f` with each lane and where its register's first piece lies; further pieces lie as far on in the next lines.
+#[inline(always)]
+fn each_lane(pattern: Pattern, mut f: impl FnMut(usize, usize, usize)) {
+    for group in 0..8 {
+        for thread in 0..4 {
+            let (line, byte) = pattern.place(group, thread);
+            // `extent` has no more lines.
+            f(group * 4 + thread, line & (LINES - 1), byte);
+        }
+    }
 }
 
 /// `wmma.load`; `a`: address, `b`: stride; further slots: the fragment.
@@ -255,25 +292,39 @@ pub(super) fn load() -> Exec {
         let distinct = transfer.registers();
         // SAFETY: `wide` has slots of that many bits; all pieces lie in lines that have been checked.
         unsafe {
-            for (number, slot) in warp.wide(op).iter().enumerate() {
-                let register = number % distinct;
+            let slots = warp.wide(op);
+            for (register, slot) in slots.iter().take(distinct).enumerate() {
+                let pattern = Pattern::of(transfer, register);
                 if transfer.ty == 64 {
-                    let values = std::array::from_fn(|lane| {
-                        at(transfer, &lines, lane, register, 0).cast::<u64>().read_unaligned()
+                    let mut values = [0u64; 32];
+                    each_lane(pattern, |lane, line, byte| {
+                        values[lane] = lines.pointers[line].add(byte).cast::<u64>().read_unaligned();
                     });
                     warp.write::<u64>(*slot, &values);
                     continue;
                 }
-                let values = std::array::from_fn(|lane| {
-                    let piece = |piece| at(transfer, &lines, lane, register, piece);
-                    match (transfer.along, transfer.ty) {
-                        (false, 16) => (0..2)
-                            .fold(0, |word, k| word | u32::from(piece(k).cast::<u16>().read_unaligned()) << (16 * k)),
-                        (false, 8) => (0..4).fold(0, |word, k| word | u32::from(piece(k).read()) << (8 * k)),
-                        _ => piece(0).cast::<u32>().read_unaligned(),
-                    }
-                });
-                warp.write::<u32>(*slot, &values);
+                let mut values = [0u32; 32];
+                match (transfer.along, transfer.ty) {
+                    (false, 16) => each_lane(pattern, |lane, line, byte| {
+                        values[lane] = (0..2).fold(0, |word, k| {
+                            let at = lines.pointers[(line + k) & (LINES - 1)].add(byte).cast::<u16>();
+                            word | u32::from(at.read_unaligned()) << (16 * k)
+                        });
+                    }),
+                    (false, 8) => each_lane(pattern, |lane, line, byte| {
+                        values[lane] = (0..4).fold(0, |word, k| {
+                            let at = lines.pointers[(line + k) & (LINES - 1)].add(byte);
+                            word | u32::from(at.read()) << (8 * k)
+                        });
+                    }),
+                    _ => each_lane(pattern, |lane, line, byte| {
+                        values[lane] = lines.pointers[line].add(byte).cast::<u32>().read_unaligned();
+                    }),
+                }
+                // The other registers repeat.
+                for slot in slots.iter().skip(register).step_by(distinct) {
+                    warp.write::<u32>(*slot, &values);
+                }
             }
         }
         Flow::Next
@@ -291,24 +342,36 @@ pub(super) fn store() -> Exec {
             Ok(lines) => lines,
             Err(fault) => return warp.raise(fault),
         };
+        let mask = warp.mask;
         // SAFETY: as in `load`.
         unsafe {
             for (register, slot) in warp.wide(op).iter().enumerate() {
-                for lane in (0..32).filter(|lane| warp.mask >> lane & 1 != 0) {
-                    let piece = |piece| at(transfer, &lines, lane, register, piece);
-                    if transfer.ty == 64 {
-                        piece(0).cast::<u64>().write_unaligned(warp.lanes::<u64>(*slot)[lane]);
-                        continue;
+                let pattern = Pattern::of(transfer, register);
+                if transfer.ty == 64 {
+                    let values = warp.lanes::<u64>(*slot);
+                    each_lane(pattern, |lane, line, byte| {
+                        if mask >> lane & 1 != 0 {
+                            lines.pointers[line].add(byte).cast::<u64>().write_unaligned(values[lane]);
+                        }
+                    });
+                    continue;
+                }
+                let values = warp.lanes::<u32>(*slot);
+                let halves = !transfer.along && transfer.ty == 16;
+                each_lane(pattern, |lane, line, byte| {
+                    if mask >> lane & 1 == 0 {
+                        return;
                     }
-                    let word = warp.lanes::<u32>(*slot)[lane];
-                    if !transfer.along && transfer.ty == 16 {
+                    let word = values[lane];
+                    if halves {
                         for k in 0..2 {
-                            piece(k).cast::<u16>().write_unaligned((word >> (16 * k)) as u16);
+                            let at = lines.pointers[(line + k) & (LINES - 1)].add(byte).cast::<u16>();
+                            at.write_unaligned((word >> (16 * k)) as u16);
                         }
                     } else {
-                        piece(0).cast::<u32>().write_unaligned(word);
+                        lines.pointers[line].add(byte).cast::<u32>().write_unaligned(word);
                     }
-                }
+                });
             }
         }
         Flow::Next
