@@ -120,8 +120,9 @@ pub(super) unsafe fn compute<V: Vector>(
         for lane in (0..32).step_by(V::LANES) {
             // SAFETY: as above.
             unsafe {
-                let part = |k: usize| V::load(results.0[2 * pair + k].as_ptr().add(lane).cast());
-                V::narrow_words([part(0), part(1)]).store(d[pair].0.as_mut_ptr().add(lane));
+                let low = V::load(results.0[2 * pair].as_ptr().add(lane).cast());
+                let high = V::load(results.0[2 * pair + 1].as_ptr().add(lane).cast());
+                V::narrow_words([low, high]).store(d[pair].0.as_mut_ptr().add(lane));
             }
         }
     }

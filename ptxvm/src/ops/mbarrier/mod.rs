@@ -195,13 +195,16 @@ fn tell(warp: &mut Warp, objects: &[u64; 32], start: u64, event: MbarrierEvent) 
 }
 
 /// Writes what an object has become; the end of a phase is told to the copies that it tracks.
-fn put(warp: &mut Warp, object: *mut u64, before: u64, after: u64) {
+fn put(warp: &mut Warp, object: *mut u64, start: u64, before: u64, after: u64) {
     // SAFETY: `objects` has checked it.
     unsafe { object.write(after) };
     if let (Some(before), Some(after)) = (State::unpack(before), State::unpack(after))
         && before.phase != after.phase
     {
         async_copy::end_phase(warp, object as u64);
+        if let Some(monitor) = warp.monitor() {
+            monitor.mbarrier(warp, object as u64 - start, MbarrierEvent::Complete);
+        }
     }
 }
 
@@ -227,7 +230,7 @@ fn change() -> Exec {
             // SAFETY: `objects` has checked it.
             let bits = unsafe { object.read() };
             match action.apply(bits, operands[lane]) {
-                Ok(changed) => put(warp, object, bits, changed),
+                Ok(changed) => put(warp, object, start, bits, changed),
                 Err(reason) => {
                     let message = format!("mbarrier at shared offset 0x{:x}: {reason}", pointers[lane] - start);
                     return warp.raise(misuse(message).in_lane(lane));
@@ -296,10 +299,7 @@ fn copy_arrive() -> Exec {
             Ok(found) => found,
             Err(flow) => return flow,
         };
-        if let Some(monitor) = warp.monitor() {
-            monitor.commit_copies(warp);
-            monitor.wait_copies(warp, 0);
-        }
+        tell(warp, &pointers, start, MbarrierEvent::Track);
         tell(warp, &pointers, start, MbarrierEvent::Arrive);
         async_copy::track(warp, &pointers);
         for lane in 0..32 {
@@ -316,7 +316,7 @@ fn copy_arrive() -> Exec {
                 State::unpack(bits).map(State::pack).ok_or_else(|| "this is no initialised mbarrier object".to_owned())
             };
             match result {
-                Ok(changed) => put(warp, object, bits, changed),
+                Ok(changed) => put(warp, object, start, bits, changed),
                 Err(reason) => {
                     let message = format!("mbarrier at shared offset 0x{:x}: {reason}", pointers[lane] - start);
                     return warp.raise(misuse(message).in_lane(lane));
