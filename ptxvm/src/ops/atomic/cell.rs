@@ -67,9 +67,26 @@ impl Cell for u128 {
     }
 }
 
+/// Puts `new` where `old` is; returns what was there.
+///
+/// # Safety
+/// The machine has the instruction, and the pointer is valid and aligned.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "cmpxchg16b")]
 unsafe fn exchange(pointer: *mut u128, old: u128, new: u128) -> u128 {
-    // SAFETY: the caller's contract.
-    unsafe { std::arch::x86_64::cmpxchg16b(pointer, old, new, Ordering::SeqCst, Ordering::SeqCst) }
+    let (mut low, mut high) = (old as u64, (old >> 64) as u64);
+    // SAFETY: the caller's contract. The compiler keeps `rbx` for itself, so it is put back.
+    unsafe {
+        std::arch::asm!(
+            "xchg rsi, rbx",
+            "lock cmpxchg16b [rdi]",
+            "mov rbx, rsi",
+            in("rdi") pointer,
+            inout("rsi") new as u64 => _,
+            in("rcx") (new >> 64) as u64,
+            inout("rax") low,
+            inout("rdx") high,
+            options(nostack),
+        );
+    }
+    u128::from(low) | u128::from(high) << 64
 }
