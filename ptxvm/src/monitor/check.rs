@@ -5,7 +5,7 @@ use super::{
     actor::Actor,
     barriers::Barriers,
     clock::{CLOCK_LIMIT, Location, Strong, WarpClock},
-    copies::Copies,
+    copies::{self, Copies},
     launch::LaunchChecker,
     line::Conflict,
     local::LocalShadow,
@@ -208,23 +208,9 @@ impl Checker {
 
     /// `cp.async.wait_group` and `wait_all`.
     pub(crate) fn wait(&mut self, actor: &Actor, pending: u32, all: bool) {
-        let clock = &self.warps[actor.warp as usize];
+        let (warp, now) = (actor.warp, self.warps[actor.warp as usize].now);
         let shared = &mut self.shared;
-        self.copies[actor.warp as usize].wait(actor.mask, pending, all, |copy| {
-            for lane in (0..32).filter(|lane| copy.lanes >> lane & 1 != 0) {
-                let address = copy.addresses[lane as usize] as u32;
-                let one = SharedAccess {
-                    warp: actor.warp,
-                    lane,
-                    site: copy.site,
-                    address,
-                    bytes: copy.bytes,
-                    strong: false,
-                    collective: false,
-                };
-                shared.landed(clock, &one);
-            }
-        });
+        self.copies[warp as usize].wait(actor.mask, pending, all, |copy| land(shared, warp, now, copy));
     }
 
     /// A fence.
@@ -243,6 +229,16 @@ impl Checker {
         self.effect |= event != MbarrierEvent::Observe;
         let at = self.at(actor, actor.leader());
         let clock = &mut self.warps[actor.warp as usize];
+        match event {
+            MbarrierEvent::Track => self.copies[actor.warp as usize].track(actor.mask, address, clock.now),
+            MbarrierEvent::Complete => self.copies.iter_mut().for_each(|copies| copies.complete(address)),
+            MbarrierEvent::Observe => {
+                for (warp, copies) in self.copies.iter_mut().enumerate() {
+                    copies.observe(address, |clock, copy| land(&mut self.shared, warp as u32, clock, copy));
+                }
+            }
+            _ => {}
+        }
         if let Some(init) = self.barriers.mbarrier(clock, at, address, event) {
             self.teller.mbarrier_raced(at, init, address);
         }
@@ -261,6 +257,16 @@ impl Drop for Checker {
         let mut shared = std::mem::take(&mut self.shared);
         shared.newest = shared.newest.max(newest.unwrap_or(0));
         shadows().push(shared);
+    }
+}
+
+/// A copy of a warp is there, as if its lanes had written it when the warp's clock was `clock`.
+fn land(shared: &mut SharedShadow, warp: u32, clock: u32, copy: &copies::Copy) {
+    for lane in (0..32).filter(|lane| copy.lanes >> lane & 1 != 0) {
+        let address = copy.addresses[lane as usize] as u32;
+        let (site, bytes) = (copy.site, copy.bytes);
+        let one = SharedAccess { warp, lane, site, address, bytes, strong: false, collective: false };
+        shared.landed(clock, &one);
     }
 }
 

@@ -161,4 +161,8 @@ pub enum MbarrierEvent {
     Observe,
     /// Invalidated.
     Invalidate,
+    /// Tracks what the lanes have started to copy so far: that is under way until the current phase has been seen complete.
+    Track,
+    /// Its phase is complete, which nobody has seen yet.
+    Complete,
 }
