@@ -6,6 +6,7 @@ use super::{
     barriers::Barriers,
     clock::{CLOCK_LIMIT, Location, Strong, WarpClock},
     copies::{self, Copies},
+    global::Reading,
     launch::LaunchChecker,
     line::Conflict,
     local::LocalShadow,
@@ -42,6 +43,8 @@ pub(crate) struct Checker {
     /// Of each warp.
     local: Vec<LocalShadow>,
     copies: Vec<Copies>,
+    /// A strong read of global memory that is being performed.
+    pub(super) reading: Option<Reading>,
     hits: Vec<Hit>,
     pub(super) conflicts: Vec<(Conflict, u64)>,
     /// The last launch or copy whose order was asked for, and whether it happened before this launch.
@@ -71,6 +74,7 @@ impl Checker {
             locations: HashMap::new(),
             local: vec![LocalShadow::default(); warps],
             copies: vec![Copies::default(); warps],
+            reading: None,
             hits: Vec::new(),
             conflicts: Vec::new(),
             known: (0, true),
@@ -92,6 +96,7 @@ impl Checker {
             self.effect = true;
             return;
         }
+        self.performed();
         // Atomics say so themselves: most of those that wait change nothing. Local memory is part of a warp's own state.
         let stores = matches!(access.kind, AccessKind::Write | AccessKind::AsyncWrite);
         self.effect |= stores && access.space != AccessSpace::Local;
@@ -154,7 +159,15 @@ impl Checker {
         for lane in (0..32).filter(|lane| access.mask >> lane & 1 != 0) {
             let word = access.addresses[lane as usize] as u32 / 4;
             // Within a block every scope is wide enough.
-            self.locations.entry(word).or_default().access(clock, 1 << lane, Strong { wide: false, ..how });
+            let how = Strong { wide: false, ..how };
+            let location = self.locations.entry(word).or_default();
+            // Nobody else comes between a read of shared memory and what it finds.
+            if how.reads {
+                location.read(clock, how);
+            }
+            if how.writes {
+                location.write(clock, 1 << lane, how);
+            }
         }
     }
 

@@ -81,6 +81,7 @@ impl World {
                 }
                 let access = Access { space, kind, bytes, mask, addresses: &addresses, ordering, instruction };
                 checker.access(&actor(mask), &access, &Extra { values, ..Extra::default() });
+                checker.performed();
             }
             Do::Arrive(id, waits) => checker.arrive(&actor(MANY), id, waits, true),
             Do::Release(id) => checker.release(id),

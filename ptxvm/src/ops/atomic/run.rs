@@ -160,8 +160,12 @@ unsafe fn each_lane<T: Atomic, const N: usize>(
     // Nothing came of it: a lock that is taken, or a value looked at again and again.
     if !changed {
         warp.spinning += 1;
-    } else if let Some(monitor) = warp.monitor() {
-        monitor.changed();
+    }
+    if let Some(monitor) = warp.monitor() {
+        monitor.performed();
+        if changed {
+            monitor.changed();
+        }
     }
     for (slot, old) in results.iter().zip(&old) {
         // SAFETY: the caller's contract.

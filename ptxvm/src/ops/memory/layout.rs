@@ -365,8 +365,14 @@ fn shape_of<W: Word>(lanes: &[W; 32], mask: u32, leader: usize, bytes: u64) -> S
     if !step.is_zero() {
         return Shape::Other;
     }
-    for lane in 0..32 {
-        differs = differs.or(lanes[lane].xor(first).only(mask, lane));
+    if mask == u32::MAX {
+        for lane in 0..32 {
+            differs = differs.or(lanes[lane].xor(first));
+        }
+    } else {
+        for lane in 0..32 {
+            differs = differs.or(lanes[lane].xor(first).only(mask, lane));
+        }
     }
     if differs.is_zero() { Shape::Same } else { Shape::Other }
 }

@@ -68,6 +68,9 @@ impl Direction for Load {
             if ordering.acquire {
                 fence(atomic::Ordering::Acquire);
             }
+            if let Some(monitor) = warp.monitor() {
+                monitor.performed();
+            }
         }
         Flow::Next
     }

@@ -31,7 +31,7 @@ moved! {
 
 /// Whether `N` values of `E` per lane are moved by the vectors of [`words`].
 const fn in_vectors<E: Moved>(n: usize) -> bool {
-    cfg!(target_arch = "x86_64") && matches!((size_of::<E>(), n), (4, 1 | 2 | 4) | (8, 1 | 2))
+    cfg!(target_arch = "x86_64") && matches!((size_of::<E>(), n), (4, 2 | 4) | (8, 2))
 }
 
 /// Reads `N` values of every lane into registers, or what is like them: 32 words each.
@@ -47,8 +47,11 @@ pub(super) unsafe fn gather<E: Moved, const N: usize>(layout: Layout, pointers: 
             Layout::Row(start) => {
                 let start = start.cast::<E>();
                 if N == 1 {
-                    let values = start.cast::<[E; 32]>().read_unaligned();
-                    return out[0].cast::<[E::Stored; 32]>().write(values.map(E::widen));
+                    let mut values = [E::Stored::default(); 32];
+                    for lane in 0..32 {
+                        values[lane] = start.add(lane).read_unaligned().widen();
+                    }
+                    return out[0].cast::<[E::Stored; 32]>().write(values);
                 }
                 #[cfg(target_arch = "x86_64")]
                 if in_vectors::<E>(N) {
@@ -61,9 +64,9 @@ pub(super) unsafe fn gather<E: Moved, const N: usize>(layout: Layout, pointers: 
                 }
             }
             Layout::Same(at) => {
-                let values: [E; N] = at.cast::<[E; N]>().read_unaligned();
+                let at = at.cast::<E>();
                 for k in 0..N {
-                    out[k].cast::<[E::Stored; 32]>().write([values[k].widen(); 32]);
+                    out[k].cast::<[E::Stored; 32]>().write([at.add(k).read_unaligned().widen(); 32]);
                 }
             }
             Layout::Scattered => {
@@ -72,11 +75,15 @@ pub(super) unsafe fn gather<E: Moved, const N: usize>(layout: Layout, pointers: 
                 if in_vectors::<E>(N) {
                     return words::gather::<E, N>(|lane| pointers[lane] as *const E, out);
                 }
+                let mut values = [[E::Stored::default(); 32]; N];
                 for lane in 0..32 {
                     let at = pointers[lane] as *const E;
                     for k in 0..N {
-                        out[k].add(lane).write(at.add(k).read_unaligned().widen());
+                        values[k][lane] = at.add(k).read_unaligned().widen();
                     }
+                }
+                for k in 0..N {
+                    out[k].cast::<[E::Stored; 32]>().write(values[k]);
                 }
             }
             Layout::Fault => {}
@@ -111,7 +118,7 @@ pub(super) unsafe fn scatter<E: Moved, const N: usize>(
                 let pointers = &pointers.assume_init_ref().0;
                 if mask == u32::MAX {
                     #[cfg(target_arch = "x86_64")]
-                    if N > 1 && in_vectors::<E>(N) {
+                    if in_vectors::<E>(N) {
                         return words::scatter::<E, N>(|lane| pointers[lane] as *mut E, values);
                     }
                     for lane in 0..32 {
@@ -143,12 +150,16 @@ pub(super) unsafe fn scatter<E: Moved, const N: usize>(
 unsafe fn write_row<E: Moved, const N: usize>(start: *mut E, values: [&[E::Stored; 32]; N]) {
     // SAFETY: the caller's contract.
     unsafe {
-        if N == 1 {
-            return start.cast::<[E; 32]>().write_unaligned(values[0].map(E::narrow));
-        }
         #[cfg(target_arch = "x86_64")]
         if in_vectors::<E>(N) {
             return words::scatter::<E, N>(|lane| start.add(lane * N), values);
+        }
+        if N == 1 {
+            let values = values[0];
+            for lane in 0..32 {
+                start.add(lane).write_unaligned(E::narrow(values[lane]));
+            }
+            return;
         }
         for lane in 0..32 {
             for k in 0..N {
@@ -214,11 +225,6 @@ mod words {
             unsafe {
                 let store = |k: usize, value: __m128i| _mm_storeu_si128(out[k].add(first).cast(), value);
                 match (size_of::<E>(), N) {
-                    (4, 1) => {
-                        let [a, b, c, d] =
-                            [0, 1, 2, 3].map(|lane| _mm_cvtsi32_si128(at(lane).cast::<i32>().read_unaligned()));
-                        store(0, _mm_unpacklo_epi64(_mm_unpacklo_epi32(a, b), _mm_unpacklo_epi32(c, d)));
-                    }
                     (4, 2) => {
                         let [a, b, c, d] = [0, 1, 2, 3].map(|lane| _mm_loadl_epi64(at(lane).cast()));
                         let (low, high) = (_mm_unpacklo_epi32(a, b), _mm_unpacklo_epi32(c, d));
@@ -231,10 +237,6 @@ mod words {
                             store(k, column);
                         }
                     }
-                    (_, 1) => {
-                        let [a, b] = [0, 1].map(|lane| _mm_loadl_epi64(at(lane).cast()));
-                        store(0, _mm_unpacklo_epi64(a, b));
-                    }
                     _ => {
                         let [a, b] = [0, 1].map(|lane| _mm_loadu_si128(at(lane).cast()));
                         store(0, _mm_unpacklo_epi64(a, b));
@@ -246,7 +248,7 @@ mod words {
     }
 
     /// # Safety
-    /// As [`gather`]; N is more than one.
+    /// As [`gather`].
     #[inline(always)]
     pub(super) unsafe fn scatter<E: Moved, const N: usize>(
         pointer: impl Fn(usize) -> *mut E,
