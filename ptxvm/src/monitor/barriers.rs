@@ -55,7 +55,7 @@ impl Barriers {
                 barrier.message.add(&message);
             }
             MbarrierEvent::Observe => clock.acquire(&barrier.message),
-            MbarrierEvent::Init => {}
+            MbarrierEvent::Init | MbarrierEvent::Track | MbarrierEvent::Complete => {}
             MbarrierEvent::Invalidate => drop(self.mbarriers.remove(&address)),
         }
         init

@@ -5,7 +5,8 @@ use super::{
     actor::Actor,
     barriers::Barriers,
     clock::{CLOCK_LIMIT, Location, Strong, WarpClock},
-    copies::Copies,
+    copies::{self, Copies},
+    global::Reading,
     launch::LaunchChecker,
     line::Conflict,
     local::LocalShadow,
@@ -42,6 +43,8 @@ pub(crate) struct Checker {
     /// Of each warp.
     local: Vec<LocalShadow>,
     copies: Vec<Copies>,
+    /// A strong read of global memory that is being performed.
+    pub(super) reading: Option<Reading>,
     hits: Vec<Hit>,
     pub(super) conflicts: Vec<(Conflict, u64)>,
     /// The last launch or copy whose order was asked for, and whether it happened before this launch.
@@ -71,6 +74,7 @@ impl Checker {
             locations: HashMap::new(),
             local: vec![LocalShadow::default(); warps],
             copies: vec![Copies::default(); warps],
+            reading: None,
             hits: Vec::new(),
             conflicts: Vec::new(),
             known: (0, true),
@@ -92,6 +96,7 @@ impl Checker {
             self.effect = true;
             return;
         }
+        self.performed();
         // Atomics say so themselves: most of those that wait change nothing. Local memory is part of a warp's own state.
         let stores = matches!(access.kind, AccessKind::Write | AccessKind::AsyncWrite);
         self.effect |= stores && access.space != AccessSpace::Local;
@@ -154,7 +159,15 @@ impl Checker {
         for lane in (0..32).filter(|lane| access.mask >> lane & 1 != 0) {
             let word = access.addresses[lane as usize] as u32 / 4;
             // Within a block every scope is wide enough.
-            self.locations.entry(word).or_default().access(clock, 1 << lane, Strong { wide: false, ..how });
+            let how = Strong { wide: false, ..how };
+            let location = self.locations.entry(word).or_default();
+            // Nobody else comes between a read of shared memory and what it finds.
+            if how.reads {
+                location.read(clock, how);
+            }
+            if how.writes {
+                location.write(clock, 1 << lane, how);
+            }
         }
     }
 
@@ -208,23 +221,9 @@ impl Checker {
 
     /// `cp.async.wait_group` and `wait_all`.
     pub(crate) fn wait(&mut self, actor: &Actor, pending: u32, all: bool) {
-        let clock = &self.warps[actor.warp as usize];
+        let (warp, now) = (actor.warp, self.warps[actor.warp as usize].now);
         let shared = &mut self.shared;
-        self.copies[actor.warp as usize].wait(actor.mask, pending, all, |copy| {
-            for lane in (0..32).filter(|lane| copy.lanes >> lane & 1 != 0) {
-                let address = copy.addresses[lane as usize] as u32;
-                let one = SharedAccess {
-                    warp: actor.warp,
-                    lane,
-                    site: copy.site,
-                    address,
-                    bytes: copy.bytes,
-                    strong: false,
-                    collective: false,
-                };
-                shared.landed(clock, &one);
-            }
-        });
+        self.copies[warp as usize].wait(actor.mask, pending, all, |copy| land(shared, warp, now, copy));
     }
 
     /// A fence.
@@ -243,6 +242,16 @@ impl Checker {
         self.effect |= event != MbarrierEvent::Observe;
         let at = self.at(actor, actor.leader());
         let clock = &mut self.warps[actor.warp as usize];
+        match event {
+            MbarrierEvent::Track => self.copies[actor.warp as usize].track(actor.mask, address, clock.now),
+            MbarrierEvent::Complete => self.copies.iter_mut().for_each(|copies| copies.complete(address)),
+            MbarrierEvent::Observe => {
+                for (warp, copies) in self.copies.iter_mut().enumerate() {
+                    copies.observe(address, |clock, copy| land(&mut self.shared, warp as u32, clock, copy));
+                }
+            }
+            _ => {}
+        }
         if let Some(init) = self.barriers.mbarrier(clock, at, address, event) {
             self.teller.mbarrier_raced(at, init, address);
         }
@@ -261,6 +270,16 @@ impl Drop for Checker {
         let mut shared = std::mem::take(&mut self.shared);
         shared.newest = shared.newest.max(newest.unwrap_or(0));
         shadows().push(shared);
+    }
+}
+
+/// A copy of a warp is there, as if its lanes had written it when the warp's clock was `clock`.
+fn land(shared: &mut SharedShadow, warp: u32, clock: u32, copy: &copies::Copy) {
+    for lane in (0..32).filter(|lane| copy.lanes >> lane & 1 != 0) {
+        let address = copy.addresses[lane as usize] as u32;
+        let (site, bytes) = (copy.site, copy.bytes);
+        let one = SharedAccess { warp, lane, site, address, bytes, strong: false, collective: false };
+        shared.landed(clock, &one);
     }
 }
 

@@ -352,54 +352,54 @@ pub(crate) struct Location {
 }
 
 impl Location {
-    /// A strong access of `clock`'s warp. `reads`, `writes`: what it does; `acquires`, `releases`: its own order;
-    /// `wide`: its scope reaches beyond the block.
-    pub(crate) fn access(&mut self, clock: &mut WarpClock, lanes: u32, how: Strong) {
-        if how.reads {
-            if let Some((block, message)) = &self.narrow
-                && *block == clock.block
-            {
-                match how.acquires {
-                    true => clock.acquire(message),
-                    false => clock.find(message, false),
-                }
-            }
-            if let Some(message) = &self.wide
-                && how.wide
-            {
-                match how.acquires {
-                    true => clock.acquire(message),
-                    false => clock.find(message, true),
-                }
+    /// What a strong read of `clock`'s warp has found here. To be told after it has read: whoever wrote what it has read has
+    /// told so before it wrote.
+    pub(crate) fn read(&self, clock: &mut WarpClock, how: Strong) {
+        if let Some((block, message)) = &self.narrow
+            && *block == clock.block
+        {
+            match how.acquires {
+                true => clock.acquire(message),
+                false => clock.find(message, false),
             }
         }
-        if how.writes {
-            let own = how.releases.then(|| clock.release());
-            let [narrow, wide] = match &own {
-                Some(message) => [Some(message), how.wide.then_some(message)],
-                None => {
-                    let [narrow, wide] = clock.fenced(lanes);
-                    [narrow, wide.filter(|_| how.wide)]
-                }
-            };
-            if !how.reads {
-                // A plain store ends what was released here before; an atomic continues it.
-                *self = Self::default();
+        if let Some(message) = &self.wide
+            && how.wide
+        {
+            match how.acquires {
+                true => clock.acquire(message),
+                false => clock.find(message, true),
             }
-            if let Some(message) = narrow {
-                match &mut self.narrow {
-                    Some((block, old)) if *block == clock.block => old.add(message),
-                    other => *other = Some((clock.block, message.clone())),
-                }
+        }
+    }
+
+    /// What a strong write of `clock`'s warp hands on. To be told before anybody can read what it writes.
+    pub(crate) fn write(&mut self, clock: &mut WarpClock, lanes: u32, how: Strong) {
+        let own = how.releases.then(|| clock.release());
+        let [narrow, wide] = match &own {
+            Some(message) => [Some(message), how.wide.then_some(message)],
+            None => {
+                let [narrow, wide] = clock.fenced(lanes);
+                [narrow, wide.filter(|_| how.wide)]
             }
-            if let Some(message) = wide {
-                self.wide.get_or_insert_default().add(message);
+        };
+        if !how.reads {
+            // A plain store ends what was released here before; an atomic continues it.
+            *self = Self::default();
+        }
+        if let Some(message) = narrow {
+            match &mut self.narrow {
+                Some((block, old)) if *block == clock.block => old.add(message),
+                other => *other = Some((clock.block, message.clone())),
             }
+        }
+        if let Some(message) = wide {
+            self.wide.get_or_insert_default().add(message);
         }
     }
 }
 
-/// A strong access, as [`Location`] sees it.
+/// A strong access, as [`Location`] sees it: what it does, its own order, and whether its scope reaches beyond the block.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Strong {
     pub(crate) reads: bool,

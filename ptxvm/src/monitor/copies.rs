@@ -9,6 +9,17 @@ pub(crate) struct Copy {
     pub(crate) site: u32,
     /// Number of its group among the lanes' groups; `None`: not committed.
     group: Option<u32>,
+    tracked: Option<Tracked>,
+}
+
+/// The mbarrier that tracks a copy.
+#[derive(Clone, Copy, Debug)]
+struct Tracked {
+    address: u64,
+    /// The warp's clock when it was told so.
+    clock: u32,
+    /// The phase is complete.
+    complete: bool,
 }
 
 /// Copies of one warp.
@@ -21,7 +32,7 @@ pub(crate) struct Copies {
 
 impl Copies {
     pub(crate) fn start(&mut self, lanes: u32, addresses: &[u64; 32], bytes: u32, site: u32) {
-        self.list.push(Copy { lanes, addresses: *addresses, bytes, site, group: None });
+        self.list.push(Copy { lanes, addresses: *addresses, bytes, site, group: None, tracked: None });
     }
 
     /// The lanes commit what they have started: a group of its own for each.
@@ -72,6 +83,37 @@ impl Copies {
                 copy.lanes &= !complete;
             }
             copy.lanes != 0
+        });
+    }
+
+    /// An mbarrier tracks what the lanes have started so far.
+    pub(crate) fn track(&mut self, lanes: u32, address: u64, clock: u32) {
+        let mut apart = Vec::new();
+        for copy in self.list.iter_mut().filter(|copy| copy.lanes & lanes != 0 && copy.tracked.is_none()) {
+            let rest = copy.lanes & !lanes;
+            if rest != 0 {
+                apart.push(Copy { lanes: rest, ..copy.clone() });
+            }
+            copy.lanes &= lanes;
+            copy.tracked = Some(Tracked { address, clock, complete: false });
+        }
+        self.list.extend(apart);
+    }
+
+    /// The phase of an mbarrier is complete.
+    pub(crate) fn complete(&mut self, address: u64) {
+        let tracked = self.list.iter_mut().filter_map(|copy| copy.tracked.as_mut());
+        tracked.filter(|tracked| tracked.address == address).for_each(|tracked| tracked.complete = true);
+    }
+
+    /// Somebody has seen that. Gives what is there to `landed`, with the clock at which it was tracked.
+    pub(crate) fn observe(&mut self, address: u64, mut landed: impl FnMut(u32, &Copy)) {
+        self.list.retain(|copy| match copy.tracked {
+            Some(tracked) if tracked.complete && tracked.address == address => {
+                landed(tracked.clock, copy);
+                false
+            }
+            _ => true,
         });
     }
 }

@@ -4,10 +4,24 @@ use super::{
     Access, AccessKind,
     actor::Actor,
     check::{Checker, Extra, is_strong, strong},
+    clock::Strong,
     gather::parts,
     line::{Line, Note, Relation},
     pages::{PAGE, PageGuard},
 };
+
+/// A strong read whose effect on order is still to come.
+pub(super) struct Reading {
+    warp: u32,
+    mask: u32,
+    addresses: [u64; 32],
+    how: Strong,
+}
+
+/// Which word of its page an address is in.
+fn word_of(address: u64) -> u16 {
+    (address % PAGE / 4) as u16
+}
 
 impl Checker {
     pub(super) fn global_access(&mut self, actor: &Actor, access: &Access<'_>, extra: &Extra<'_>) {
@@ -84,18 +98,45 @@ impl Checker {
         if how.acquires || how.releases {
             clock.fence_lanes(access.mask);
         }
-        let hands_on = how.writes && (how.releases || clock.has_fenced(access.mask));
-        if !released && !hands_on {
+        if how.reads {
+            self.reading = Some(Reading { warp: actor.warp, mask: access.mask, addresses: *access.addresses, how });
+        }
+        let hands_on = how.releases || clock.has_fenced(access.mask);
+        if !how.writes || !released && !hands_on {
             return;
         }
         for lane in (0..32).filter(|lane| access.mask >> lane & 1 != 0) {
             let address = access.addresses[lane as usize];
-            let word = (address % PAGE / 4) as u16;
             let mut page = pages.lock(address);
+            let word = word_of(address);
             if hands_on {
-                page.locations.get_or_insert_default().entry(word).or_default().access(clock, 1 << lane, how);
+                page.locations.get_or_insert_default().entry(word).or_default().write(clock, 1 << lane, how);
             } else if let Some(location) = page.locations.as_mut().and_then(|locations| locations.get_mut(&word)) {
-                location.access(clock, 1 << lane, how);
+                location.write(clock, 1 << lane, how);
+            }
+        }
+    }
+
+    /// A strong read of global memory that this was told of has been performed. Other blocks go on meanwhile: what it has
+    /// read may be newer than what was there when this was told.
+    pub(crate) fn performed(&mut self) {
+        let Some(Reading { warp, mask, addresses, how }) = self.reading.take() else { return };
+        let clock = &mut self.warps[warp as usize];
+        let mut held: Option<(u64, PageGuard<'_>)> = None;
+        let mut last = None;
+        for lane in (0..32).filter(|lane| mask >> lane & 1 != 0) {
+            let address = addresses[lane];
+            if last.replace(address) == Some(address) {
+                continue;
+            }
+            let number = address / PAGE;
+            if held.as_ref().is_none_or(|(page, _)| *page != number) {
+                drop(held.take());
+                held = Some((number, self.launch.pages.lock(address)));
+            }
+            let locations = held.as_ref().and_then(|(_, page)| page.locations.as_ref());
+            if let Some(location) = locations.and_then(|locations| locations.get(&word_of(address))) {
+                location.read(clock, how);
             }
         }
     }

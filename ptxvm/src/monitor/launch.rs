@@ -212,6 +212,10 @@ impl Monitor for Checker {
 
     fn diverged(&mut self, _warp: &Warp, _taken: u32, _not_taken: u32) {}
 
+    fn performed(&mut self) {
+        Checker::performed(self);
+    }
+
     fn changed(&mut self) {
         self.effect = true;
     }

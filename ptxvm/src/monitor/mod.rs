@@ -7,6 +7,8 @@ mod barriers;
 mod check;
 mod clock;
 mod copies;
+#[cfg(test)]
+mod exchange_tests;
 mod gather;
 mod global;
 pub(crate) mod host;
@@ -102,7 +104,7 @@ pub struct Access<'a> {
 }
 
 /// Watches one block. Every method is told which warp acts: `warp.mask` is the lanes, `warp.index` its number in the
-/// block. All are called before the effect.
+/// block. All are called before the effect, but for [`Monitor::performed`] and [`Monitor::changed`].
 pub trait Monitor: Send {
     /// A memory access (ld, st, atom, red, cp.async, ldmatrix, …).
     fn access(&mut self, warp: &Warp, access: &Access<'_>);
@@ -131,6 +133,8 @@ pub trait Monitor: Send {
     fn wants_operations(&self) -> bool;
     /// A branch whose lanes part.
     fn diverged(&mut self, warp: &Warp, taken: u32, not_taken: u32);
+    /// A strong read or an atomic that [`Self::access`] was told of last has been performed.
+    fn performed(&mut self) {}
     /// An atomic has changed memory (which [`Self::access`] cannot tell).
     fn changed(&mut self) {}
     /// Whether anything has changed since this was last asked that the block's warps or others could wait for; `None`:
@@ -161,4 +165,8 @@ pub enum MbarrierEvent {
     Observe,
     /// Invalidated.
     Invalidate,
+    /// Tracks what the lanes have started to copy so far: that is under way until the current phase has been seen complete.
+    Track,
+    /// Its phase is complete, which nobody has seen yet.
+    Complete,
 }

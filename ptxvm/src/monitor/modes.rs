@@ -112,6 +112,7 @@ impl Monitor for Both<Box<dyn Monitor>> {
         mbarrier(warp: &Warp, address: u64, event: MbarrierEvent);
         operation(warp: &Warp);
         diverged(warp: &Warp, taken: u32, not_taken: u32);
+        performed();
         changed();
         block_end();
     }

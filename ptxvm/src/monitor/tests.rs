@@ -81,6 +81,7 @@ impl World {
                 }
                 let access = Access { space, kind, bytes, mask, addresses: &addresses, ordering, instruction };
                 checker.access(&actor(mask), &access, &Extra { values, ..Extra::default() });
+                checker.performed();
             }
             Do::Arrive(id, waits) => checker.arrive(&actor(MANY), id, waits, true),
             Do::Release(id) => checker.release(id),
@@ -435,6 +436,35 @@ fn mbarriers_hand_on_what_came_before_the_arrival() {
         world.does((0, 1), 3, Do::Mbarrier(MbarrierEvent::Observe));
         world.does((0, 1), 4, shared(Read, |lane| lane * 4));
         assert_eq!(world.found().is_empty(), arrives);
+    }
+}
+
+#[test]
+fn copies_that_an_mbarrier_tracks_are_touched_once_their_phase_has_been_seen_complete() {
+    let late = Some("async-copy");
+    for (reader, complete, seen, expected) in [
+        (0, true, true, None),
+        (1, true, true, None),
+        (0, true, false, late),
+        (1, true, false, late),
+        // What was seen complete is another phase.
+        (0, false, true, late),
+    ] {
+        let mut world = World::new(1);
+        world.does((0, 0), 0, Do::Mbarrier(MbarrierEvent::Init));
+        world.barrier(0);
+        world.does((0, 0), 1, shared(AsyncWrite, |lane| lane * 4));
+        let lanes = Actor { warp: 0, mask: MANY, live: MANY, lanes: MANY, function: 0, instruction: 2 };
+        world.blocks[0].mbarrier(&lanes, 512, MbarrierEvent::Track);
+        world.does((0, 0), 2, Do::Mbarrier(MbarrierEvent::Arrive));
+        if complete {
+            world.does((0, 0), 2, Do::Mbarrier(MbarrierEvent::Complete));
+        }
+        if seen {
+            world.does((0, reader), 3, Do::Mbarrier(MbarrierEvent::Observe));
+        }
+        world.does((0, reader), 4, shared(Read, |lane| lane * 4));
+        assert_eq!(world.found().first().copied(), expected, "warp {reader}, {complete}, {seen}");
     }
 }
 

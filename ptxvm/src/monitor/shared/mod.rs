@@ -266,9 +266,9 @@ impl SharedShadow {
         };
     }
 
-    /// The copy has been waited for by the lane that started it: it counts as that lane's write, now.
-    pub(crate) fn landed(&mut self, clock: &WarpClock, access: &SharedAccess) {
-        let mine = Packed::new(access, clock.now);
+    /// The copy has been waited for: it counts as a write of the lane that started it, at `clock` of its warp.
+    pub(crate) fn landed(&mut self, clock: u32, access: &SharedAccess) {
+        let mine = Packed::new(access, clock);
         for word in Self::words(access) {
             let Some(entry) = self.write.get_mut(word) else { return };
             let old = Packed(*entry);

@@ -27,17 +27,37 @@ use std::{collections::VecDeque, marker::PhantomData};
 /// The copies of a warp that are under way.
 #[derive(Debug, Default)]
 pub(crate) struct Copies {
-    pending: VecDeque<Pending>,
+    // Boxed, so that they are filled in place and used again.
+    pending: VecDeque<Box<Pending>>,
+    spare: Vec<Box<Pending>>,
     /// Groups that each lane has committed: the number of its open group.
     committed: [u32; 32],
+    /// Copies issued so far.
+    issued: u64,
+    tracked: Vec<Tracked>,
+}
+
+/// Copies that an mbarrier tracks: they are performed when somebody has seen the phase complete that they belong to.
+#[derive(Debug)]
+struct Tracked {
+    /// Where the object is.
+    object: u64,
+    mask: u32,
+    /// All copies of those lanes before this number.
+    before: u64,
+    /// The phase is over.
+    over: bool,
 }
 
 /// What one `cp.async` of some lanes still has to copy.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Pending {
     mask: u32,
     group: u32,
+    number: u64,
     bytes: u32,
+    /// Every lane copies all of the bytes.
+    whole: bool,
     /// Bytes that are copied; the rest becomes zero.
     filled: [u8; 32],
     from: [u64; 32],
@@ -48,18 +68,34 @@ impl Pending {
     /// # Safety
     /// The memory of both sides must still be there.
     unsafe fn perform(&self, mask: u32) {
-        for lane in lanes(mask) {
-            // SAFETY: the caller's contract.
-            unsafe {
-                let (from, to) = (self.from[lane] as *const u8, self.to[lane] as *mut u8);
-                let filled = usize::from(self.filled[lane]);
-                if filled == 16 {
-                    to.cast::<u128>().write_unaligned(from.cast::<u128>().read_unaligned());
-                } else {
-                    std::ptr::copy_nonoverlapping(from, to, filled);
-                    std::ptr::write_bytes(to.add(filled), 0, self.bytes as usize - filled);
+        // SAFETY: the caller's contract, here and below.
+        match self.bytes {
+            16 if self.whole => unsafe { self.move_whole::<u128>(mask) },
+            8 if self.whole => unsafe { self.move_whole::<u64>(mask) },
+            4 if self.whole => unsafe { self.move_whole::<u32>(mask) },
+            _ => {
+                for lane in lanes(mask) {
+                    // SAFETY: as above.
+                    unsafe {
+                        let (from, to) = (self.from[lane] as *const u8, self.to[lane] as *mut u8);
+                        let filled = usize::from(self.filled[lane]);
+                        std::ptr::copy_nonoverlapping(from, to, filled);
+                        std::ptr::write_bytes(to.add(filled), 0, self.bytes as usize - filled);
+                    }
                 }
             }
+        }
+    }
+
+    unsafe fn move_whole<T: Copy>(&self, mask: u32) {
+        let each = |lane: usize| {
+            // SAFETY: the caller of `perform` vouches for the memory.
+            unsafe { (self.to[lane] as *mut T).write_unaligned((self.from[lane] as *const T).read_unaligned()) }
+        };
+        if mask == u32::MAX {
+            (0..32).for_each(each);
+        } else {
+            lanes(mask).for_each(each);
         }
     }
 }
@@ -73,7 +109,7 @@ impl Copies {
     unsafe fn perform(&mut self, mask: u32, newest: u32, open: bool) {
         let committed = &self.committed;
         let leader = mask.trailing_zeros() as usize & 31;
-        let alike = *committed == [committed[leader]; 32];
+        let alike = self.alike();
         for copy in &mut self.pending {
             let mut done = copy.mask & mask;
             if !open && alike {
@@ -89,14 +125,66 @@ impl Copies {
             // SAFETY: the caller's contract; bounds of both sides were checked when the copy was issued.
             unsafe { copy.perform(done) };
         }
+        self.tidy();
+    }
+
+    /// Lets go of what is done.
+    fn tidy(&mut self) {
         while self.pending.front().is_some_and(|copy| copy.mask == 0) {
-            self.pending.pop_front();
+            self.spare.extend(self.pending.pop_front());
         }
     }
 
+    /// Whether all lanes have committed equally many groups.
+    fn alike(&self) -> bool {
+        self.committed == [self.committed[0]; 32]
+    }
+
+    /// A copy to be filled in.
+    fn blank(&mut self) -> Box<Pending> {
+        self.spare.pop().unwrap_or_default()
+    }
+
+    fn push(&mut self, mut copy: Box<Pending>) {
+        copy.number = self.issued;
+        self.issued += 1;
+        self.pending.push_back(copy);
+    }
+
+    /// The lanes' copies so far belong to the current phase of an mbarrier.
+    fn track(&mut self, object: u64, mask: u32) {
+        if self.pending.iter().any(|copy| copy.mask & mask != 0) {
+            self.tracked.push(Tracked { object, mask, before: self.issued, over: false });
+        }
+    }
+
+    /// The phase of an mbarrier is over.
+    fn end_phase(&mut self, object: u64) {
+        self.tracked.iter_mut().filter(|tracked| tracked.object == object).for_each(|tracked| tracked.over = true);
+    }
+
+    /// Somebody has seen that the phase before the current one is over.
+    ///
+    /// # Safety
+    /// As [`Self::perform`].
+    unsafe fn observe(&mut self, object: u64) {
+        let pending = &mut self.pending;
+        self.tracked.retain(|tracked| {
+            let due = tracked.over && tracked.object == object;
+            for copy in pending.iter_mut().filter(|copy| due && copy.number < tracked.before) {
+                let done = copy.mask & tracked.mask;
+                copy.mask &= !done;
+                // SAFETY: the caller's contract.
+                unsafe { copy.perform(done) };
+            }
+            !due
+        });
+        self.tidy();
+    }
+
     fn commit(&mut self, mask: u32) {
-        for lane in lanes(mask) {
-            self.committed[lane] += 1;
+        for lane in 0..32 {
+            self.committed[lane] += mask >> lane & 1;
         }
     }
 }
@@ -125,66 +213,98 @@ unsafe fn issue_copy<T: FastSpace>(warp: &mut Warp, op: &Op) -> Flow
 where
     <T::Address as Lane>::Stored: Word,
 {
-    let bytes = u64::from(op.x);
-    let filled = match op.y & 3 {
-        0 => [bytes as u8; 32],
-        // SAFETY: a 32-bit slot.
-        1 => unsafe { warp.lanes::<u32>(op.c) }.map(|size| u64::from(size).min(bytes) as u8),
-        how => {
-            // SAFETY: a predicate slot.
-            let ignored = unsafe { warp.predicate(op.c) } ^ if how == 3 { u32::MAX } else { 0 };
-            std::array::from_fn(|lane| if ignored >> lane & 1 != 0 { 0 } else { bytes as u8 })
+    let mut copy = warp.copies.blank();
+    copy.bytes = op.x;
+    copy.whole = op.y & 3 == 0;
+    // SAFETY: the caller's contract.
+    if unsafe { !resolve_both::<T>(warp, op, &mut copy) } {
+        return Flow::Fault;
+    }
+    let mask = warp.mask;
+    if warp.running().checked() {
+        for lane in lanes(mask) {
+            // SAFETY: checked just now. Whoever reads it before the copy has been waited for gets NaNs.
+            unsafe { std::ptr::write_bytes(copy.to[lane] as *mut u8, 0xff, copy.bytes as usize) };
         }
-    };
+    }
+    (copy.mask, copy.group) = (mask, warp.copies.committed[warp.leader()]);
+    if !warp.copies.alike() {
+        // A part for each group.
+        for lane in lanes(mask & (mask - 1)) {
+            let group = warp.copies.committed[lane];
+            if group != copy.group {
+                let mut other = warp.copies.blank();
+                *other = Pending { mask: 1 << lane, group, ..*copy };
+                copy.mask &= !(1 << lane);
+                warp.copies.push(other);
+            }
+        }
+    }
+    warp.copies.push(copy);
+    Flow::Next
+}
+
+/// Where the lanes copy from and to. False: the fault is set.
+#[inline(always)]
+unsafe fn resolve_both<T: FastSpace>(warp: &mut Warp, op: &Op, copy: &mut Pending) -> bool
+where
+    <T::Address as Lane>::Stored: Word,
+{
     let weak = Ordering::default();
     let to_op = Op { imm: i64::from(op.imm as u32 as i32) as u64, ..*op };
     let from_op = Op { imm: (op.imm as i64 >> 32) as u64, ..*op };
     let to = AccessOp::new(AccessKind::AsyncWrite, weak, OpSpace::Shared, size_of::<T::Address>() == 4);
     let from = AccessOp::new(AccessKind::AsyncRead, weak, OpSpace::Global, false);
+    let bytes = u64::from(copy.bytes);
     // SAFETY: the caller's contract.
-    let to = match unsafe { spread::<T>(warp, &to_op, op.a, to, bytes) } {
-        Ok(pointers) => pointers,
-        Err(flow) => return flow,
+    unsafe {
+        if !spread::<T>(warp, &to_op, op.a, to, bytes, &mut copy.to) {
+            return false;
+        }
+        if copy.whole {
+            return spread::<Global>(warp, &from_op, op.b, from, bytes, &mut copy.from);
+        }
+    }
+    copy.filled = if op.y & 3 == 1 {
+        // SAFETY: a 32-bit slot.
+        unsafe { warp.lanes::<u32>(op.c) }.map(|size| u64::from(size).min(bytes) as u8)
+    } else {
+        // SAFETY: a predicate slot.
+        let ignored = unsafe { warp.predicate(op.c) } ^ if op.y & 3 == 3 { u32::MAX } else { 0 };
+        std::array::from_fn(|lane| if ignored >> lane & 1 != 0 { 0 } else { bytes as u8 })
     };
     // A lane that copies nothing may have any source address, as long as nothing is read there.
     let mask = warp.mask;
-    let mut reading = lanes(mask).filter(|&lane| filled[lane] != 0).fold(0u32, |mask, lane| mask | 1 << lane);
-    let mut sources = to;
+    let filled = copy.filled;
+    let lanes_of = |mask: u32, size: u8| {
+        lanes(mask).filter(|&lane| filled[lane] == size).fold(0u32, |mask, lane| mask | 1 << lane)
+    };
+    let mut reading = mask & !lanes_of(mask, 0);
+    copy.whole = lanes_of(mask, bytes as u8) == mask;
+    copy.from = copy.to;
     while reading != 0 {
         let size = filled[reading.trailing_zeros() as usize];
-        let same = lanes(reading).filter(|&lane| filled[lane] == size).fold(0u32, |mask, lane| mask | 1 << lane);
+        let same = lanes_of(reading, size);
         reading &= !same;
         // Only the bytes that are copied have to be there. They are looked at in pieces of powers of two, the largest first.
         let mut offset = 0;
         for piece in [16u64, 8, 4, 2, 1].into_iter().filter(|piece| u64::from(size) & piece != 0) {
             let shifted = Op { imm: from_op.imm.wrapping_add(offset), ..from_op };
+            let mut pointers = [0; 32];
             warp.mask = same;
             // SAFETY: the caller's contract.
-            let result = unsafe { spread::<Global>(warp, &shifted, op.b, from, piece) };
+            let good = unsafe { spread::<Global>(warp, &shifted, op.b, from, piece, &mut pointers) };
             warp.mask = mask;
-            match result {
-                Ok(pointers) if offset == 0 && same == mask => sources = pointers,
-                Ok(pointers) if offset == 0 => lanes(same).for_each(|lane| sources[lane] = pointers[lane]),
-                Ok(_) => {}
-                Err(flow) => return flow,
+            if !good {
+                return false;
+            }
+            if offset == 0 {
+                lanes(same).for_each(|lane| copy.from[lane] = pointers[lane]);
             }
             offset += piece;
         }
     }
-    if warp.running().checked() {
-        for lane in lanes(mask) {
-            // SAFETY: checked above. Whoever reads it before the copy has been waited for gets NaNs.
-            unsafe { std::ptr::write_bytes(to[lane] as *mut u8, 0xff, bytes as usize) };
-        }
-    }
-    let mut left = mask;
-    while left != 0 {
-        let group = warp.copies.committed[left.trailing_zeros() as usize];
-        let same = lanes(left).filter(|&lane| warp.copies.committed[lane] == group).fold(0, |m, lane| m | 1 << lane);
-        left &= !same;
-        warp.copies.pending.push_back(Pending { mask: same, group, bytes: bytes as u32, filled, from: sources, to });
-    }
-    Flow::Next
+    true
 }
 
 fn commit() -> Exec {
@@ -216,15 +336,43 @@ fn wait() -> Exec {
     })
 }
 
-/// Performs all copies of the lanes of the mask: what an mbarrier tracks has to be there before it is told so.
-pub(super) fn complete_all(warp: &mut Warp) {
-    if let Some(monitor) = warp.monitor() {
-        monitor.commit_copies(warp);
-        monitor.wait_copies(warp, 0);
+/// The copies of the active lanes so far are tracked by mbarriers: they are there once a phase has been seen complete.
+pub(super) fn track(warp: &mut Warp, objects: &[u64; 32]) {
+    let mut left = warp.mask;
+    while left != 0 {
+        let object = objects[left.trailing_zeros() as usize];
+        let same = lanes(left).filter(|&lane| objects[lane] == object).fold(0u32, |mask, lane| mask | 1 << lane);
+        left &= !same;
+        warp.copies.track(object, same);
     }
-    let mask = warp.mask;
-    // SAFETY: as in `wait`.
-    unsafe { warp.copies.perform(mask, 0, true) };
+}
+
+/// Calls `f` with the copies of every warp of the block.
+fn each_warp(warp: &mut Warp, mut f: impl FnMut(&mut Copies)) {
+    f(&mut warp.copies);
+    for at in 0..warp.block().warps.len() {
+        let other = warp.block().warps[at];
+        if at != warp.index as usize {
+            // SAFETY: the block owns its warps, one of which runs at a time: the one that is not reached this way.
+            f(unsafe { &mut (*other).copies });
+        }
+    }
+}
+
+/// A phase of an mbarrier is over.
+pub(super) fn end_phase(warp: &mut Warp, object: u64) {
+    each_warp(warp, |copies| copies.end_phase(object));
+}
+
+/// The active lanes have seen that phases of mbarriers are over: what those tracked is there now.
+pub(super) fn observe(warp: &mut Warp, objects: &[u64; 32], mask: u32) {
+    let mut seen = None;
+    for lane in lanes(mask) {
+        if seen.replace(objects[lane]) != Some(objects[lane]) {
+            // SAFETY: as in `wait`.
+            each_warp(warp, |copies| unsafe { copies.observe(objects[lane]) });
+        }
+    }
 }
 
 /// `cp.async`, except `cp.async.mbarrier`.

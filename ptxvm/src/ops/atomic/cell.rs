@@ -12,14 +12,14 @@ pub(super) trait Cell: Copy + Eq {
     ///
     /// # Safety
     /// `pointer` is valid and aligned.
-    unsafe fn update(pointer: *mut Self, f: impl Fn(Self) -> Self) -> Self;
+    unsafe fn update(pointer: *mut Self, f: impl FnMut(Self) -> Self) -> Self;
 }
 
 macro_rules! cells {
     ($($ty:ty as $atomic:ty;)*) => {$(
         impl Cell for $ty {
             #[inline(always)]
-            unsafe fn update(pointer: *mut Self, f: impl Fn(Self) -> Self) -> Self {
+            unsafe fn update(pointer: *mut Self, mut f: impl FnMut(Self) -> Self) -> Self {
                 // SAFETY: the caller's contract.
                 let atomic = unsafe { <$atomic>::from_ptr(pointer) };
                 let mut old = atomic.load(Ordering::Relaxed);
@@ -41,8 +41,21 @@ cells! {
 }
 
 impl Cell for u128 {
-    unsafe fn update(pointer: *mut Self, f: impl Fn(Self) -> Self) -> Self {
-        // There is no atomic of 128 bits in the standard library; all of them take turns.
+    unsafe fn update(pointer: *mut Self, mut f: impl FnMut(Self) -> Self) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("cmpxchg16b") {
+            // SAFETY: the caller's contract. What is read first need not be whole: it is compared in one step.
+            let mut old = unsafe { pointer.read_volatile() };
+            loop {
+                // SAFETY: the caller's contract, and the instruction is there.
+                let found = unsafe { exchange(pointer, old, f(old)) };
+                if found == old {
+                    return old;
+                }
+                old = found;
+            }
+        }
+        // Without such an instruction all of them take turns.
         static TURN: Mutex<()> = Mutex::new(());
         let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: the caller's contract.
@@ -52,4 +65,28 @@ impl Cell for u128 {
             old
         }
     }
+}
+
+/// Puts `new` where `old` is; returns what was there.
+///
+/// # Safety
+/// The machine has the instruction, and the pointer is valid and aligned.
+#[cfg(target_arch = "x86_64")]
+unsafe fn exchange(pointer: *mut u128, old: u128, new: u128) -> u128 {
+    let (mut low, mut high) = (old as u64, (old >> 64) as u64);
+    // SAFETY: the caller's contract. The compiler keeps `rbx` for itself, so it is put back.
+    unsafe {
+        std::arch::asm!(
+            "xchg rsi, rbx",
+            "lock cmpxchg16b [rdi]",
+            "mov rbx, rsi",
+            in("rdi") pointer,
+            inout("rsi") new as u64 => _,
+            in("rcx") (new >> 64) as u64,
+            inout("rax") low,
+            inout("rdx") high,
+            options(nostack),
+        );
+    }
+    u128::from(low) | u128::from(high) << 64
 }

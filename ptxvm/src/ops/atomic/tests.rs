@@ -166,6 +166,27 @@ fn blocks_on_several_threads_lose_no_addition() {
 }
 
 #[test]
+fn blocks_on_several_threads_lose_no_exchange_of_128_bits() {
+    // Every exchange gives back what another has put there: in the end each token has been seen once, but for the last.
+    let memory = Buffer::zeros(16);
+    let results = Buffer::zeros(16 * 2048);
+    let body = "mov.u32 %r1, %ctaid.x;\nshl.b32 %r1, %r1, 6;\nadd.u32 %r1, %r1, %r0;\nadd.u32 %r2, %r1, 1;\n\
+                cvt.u64.u32 %rd5, %r2;\nnot.b64 %rd6, %rd5;\nmov.b128 %q0, {%rd5, %rd6};\n\
+                atom.global.exch.b128 %q1, [%rd1], %q0;\nmul.wide.u32 %rd7, %r1, 16;\nadd.s64 %rd7, %rd2, %rd7;\n\
+                st.global.b128 [%rd7], %q1;";
+    let options = Options { threads: 2, ..Options::default() };
+    Run { grid: 32, block: 64, options, ..Run::new(body, &[&memory, &results]) }.go().unwrap();
+    let halves = |bytes: Vec<u8>| -> Vec<[u64; 2]> {
+        bytes.chunks(16).map(|pair| [0, 8].map(|at| u64::from_le_bytes(pair[at..at + 8].try_into().unwrap()))).collect()
+    };
+    let mut seen = halves(results.read());
+    seen.extend(halves(memory.read()));
+    seen.sort_unstable();
+    let expected = (0..=2048u64).map(|token| if token == 0 { [0, 0] } else { [token, !token] });
+    assert_eq!(seen, expected.collect::<Vec<_>>());
+}
+
+#[test]
 fn a_lock_taken_by_one_lane_after_another_is_not_a_deadlock() {
     let memory = Buffer::zeros(8);
     let body = "mov.u32 %r5, 0;\nTRY: atom.global.cas.b32 %r1, [%rd1], 0, 1;\nsetp.ne.u32 %p1, %r1, 0;\n@%p1 bra TRY;\n\

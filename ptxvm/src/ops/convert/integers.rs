@@ -66,30 +66,18 @@ fn resize(from: Type, to: Type) -> Exec {
 }
 
 /// A signed integer of 64 bits into the range of a type.
+#[allow(clippy::unnecessary_cast, reason = "one of the types that the macro goes through is the operand's own")]
 pub(super) fn saturate_signed(to: Type) -> Exec {
-    match to {
-        Type::U64 => map1(|a: i64| a.max(0)),
-        Type::S64 => map1(|a: i64| a),
-        Type::U32 => map1(|a: i64| a.clamp(0, i64::from(u32::MAX)) as u32),
-        Type::S32 => map1(|a: i64| a.clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32),
-        Type::U16 => map1(|a: i64| a.clamp(0, i64::from(u16::MAX)) as u16),
-        Type::S16 => map1(|a: i64| a.clamp(i64::from(i16::MIN), i64::from(i16::MAX)) as i16),
-        Type::U8 => map1(|a: i64| a.clamp(0, i64::from(u8::MAX)) as u8),
-        _ => map1(|a: i64| a.clamp(i64::from(i8::MIN), i64::from(i8::MAX)) as i8),
-    }
+    with_integer!(to, T => map1(|a: i64| {
+        // What is unsigned and as wide has no largest number among these.
+        let most = if T::MAX as i64 == -1 { i64::MAX } else { T::MAX as i64 };
+        a.clamp(T::MIN as i64, most) as T
+    }))
 }
 
+#[allow(clippy::unnecessary_cast, reason = "as above")]
 fn saturate_unsigned(to: Type) -> Exec {
-    match to {
-        Type::U64 => map1(|a: u64| a),
-        Type::S64 => map1(|a: u64| a.min(i64::MAX as u64)),
-        Type::U32 => map1(|a: u64| a.min(u32::MAX.into()) as u32),
-        Type::S32 => map1(|a: u64| a.min(i32::MAX as u64) as u32),
-        Type::U16 => map1(|a: u64| a.min(u16::MAX.into()) as u16),
-        Type::S16 => map1(|a: u64| a.min(i16::MAX as u64) as u16),
-        Type::U8 => map1(|a: u64| a.min(u8::MAX.into()) as u8),
-        _ => map1(|a: u64| a.min(i8::MAX as u64) as u8),
-    }
+    with_integer!(to, T => map1(|a: u64| a.min(T::MAX as u64) as T))
 }
 
 pub(super) fn to_integer(
@@ -122,31 +110,21 @@ pub(super) fn to_integer(
 
 /// Integers of 32 bits are exact doubles.
 fn to_f32(from: Type, mode: u8) -> Exec {
-    macro_rules! words {
-        ($a:ty) => {
-            match mode {
-                RZ => map1(|a: $a| to_single::<RZ>(f64::from(a))),
-                RM => map1(|a: $a| to_single::<RM>(f64::from(a))),
-                RP => map1(|a: $a| to_single::<RP>(f64::from(a))),
-                _ => map1(|a: $a| a as f32),
-            }
-        };
-    }
     macro_rules! long {
         ($a:ty) => {
             match mode {
-                RZ => map1(|a: $a| soft::from_integer(i128::from(a), RZ, soft::F32) as u32),
-                RM => map1(|a: $a| soft::from_integer(i128::from(a), RM, soft::F32) as u32),
-                RP => map1(|a: $a| soft::from_integer(i128::from(a), RP, soft::F32) as u32),
-                _ => map1(|a: $a| a as f32),
+                RN => map1(|a: $a| a as f32),
+                _ => with_rounding!(mode, M => map1(|a: $a| soft::from_integer(i128::from(a), M, soft::F32) as u32)),
             }
         };
     }
-    match from {
-        Type::U64 => long!(u64),
-        Type::S64 => long!(i64),
-        Type::U32 => words!(u32),
-        _ => words!(i32),
+    match (from, mode) {
+        (Type::U64, _) => long!(u64),
+        (Type::S64, _) => long!(i64),
+        (Type::U32, RN) => map1(|a: u32| a as f32),
+        (_, RN) => map1(|a: i32| a as f32),
+        (Type::U32, _) => with_rounding!(mode, M => map1(|a: u32| to_single::<M>(f64::from(a)))),
+        _ => with_rounding!(mode, M => map1(|a: i32| to_single::<M>(f64::from(a)))),
     }
 }
 
@@ -154,10 +132,8 @@ fn to_f64(from: Type, mode: u8) -> Exec {
     macro_rules! long {
         ($a:ty) => {
             match mode {
-                RZ => map1(|a: $a| soft::from_integer(i128::from(a), RZ, soft::F64)),
-                RM => map1(|a: $a| soft::from_integer(i128::from(a), RM, soft::F64)),
-                RP => map1(|a: $a| soft::from_integer(i128::from(a), RP, soft::F64)),
-                _ => map1(|a: $a| a as f64),
+                RN => map1(|a: $a| a as f64),
+                _ => with_rounding!(mode, M => map1(|a: $a| soft::from_integer(i128::from(a), M, soft::F64))),
             }
         };
     }
@@ -171,21 +147,16 @@ fn to_f64(from: Type, mode: u8) -> Exec {
 
 /// Signed or unsigned integers of 64 bits to a 16-bit format.
 fn to_half(signed: bool, to: Type, mode: u8) -> Exec {
-    macro_rules! formats {
-        ($a:ty) => {
-            match (to, mode) {
-                (Type::F16, RN) => map1(|a: $a| soft::from_integer(i128::from(a), RN, soft::F16) as u16),
-                (Type::F16, RZ) => map1(|a: $a| soft::from_integer(i128::from(a), RZ, soft::F16) as u16),
-                (Type::F16, RM) => map1(|a: $a| soft::from_integer(i128::from(a), RM, soft::F16) as u16),
-                (Type::F16, _) => map1(|a: $a| soft::from_integer(i128::from(a), RP, soft::F16) as u16),
-                (_, RN) => map1(|a: $a| soft::from_integer(i128::from(a), RN, soft::BF16) as u16),
-                (_, RZ) => map1(|a: $a| soft::from_integer(i128::from(a), RZ, soft::BF16) as u16),
-                (_, RM) => map1(|a: $a| soft::from_integer(i128::from(a), RM, soft::BF16) as u16),
-                (_, _) => map1(|a: $a| soft::from_integer(i128::from(a), RP, soft::BF16) as u16),
+    macro_rules! into {
+        ($format:expr) => {
+            if signed {
+                with_rounding!(mode, M => map1(|a: i64| soft::from_integer(i128::from(a), M, $format) as u16))
+            } else {
+                with_rounding!(mode, M => map1(|a: u64| soft::from_integer(i128::from(a), M, $format) as u16))
             }
         };
     }
-    if signed { formats!(i64) } else { formats!(u64) }
+    if to == Type::F16 { into!(soft::F16) } else { into!(soft::BF16) }
 }
 
 pub(super) fn to_real(

@@ -3,6 +3,30 @@
 //! A conversion is a chain: the source is widened to a type that holds it exactly, converted, rounded or saturated, and
 //! put into the destination register, which may be wider than the destination type.
 
+/// An expression for the rounding that is asked for, which is the constant `M` there.
+macro_rules! with_rounding {
+    ($mode:expr, $m:ident => $exec:expr) => {
+        match $mode {
+            RZ => {
+                const $m: u8 = RZ;
+                $exec
+            }
+            RM => {
+                const $m: u8 = RM;
+                $exec
+            }
+            RP => {
+                const $m: u8 = RP;
+                $exec
+            }
+            _ => {
+                const $m: u8 = RN;
+                $exec
+            }
+        }
+    };
+}
+
 mod integers;
 mod narrow;
 mod pack;

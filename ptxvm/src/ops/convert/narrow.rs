@@ -95,12 +95,10 @@ fn decode_small<S: Small, const RELU: bool>(code: u32) -> u32 {
 
 /// Two singles to a pair: the first becomes the upper part.
 fn encode_singles<S: Small>(relu: bool) -> Exec {
-    let _ = S::SIGN;
-    if relu {
-        map2(|a: f32, b: f32| encode::<S, true>(b) | encode::<S, true>(a) << part_bits::<S>())
-    } else {
-        map2(|a: f32, b: f32| encode::<S, false>(b) | encode::<S, false>(a) << part_bits::<S>())
+    fn pair<S: Small, const RELU: bool>() -> Exec {
+        map2(|a: f32, b: f32| encode::<S, RELU>(b) | encode::<S, RELU>(a) << part_bits::<S>())
     }
+    if relu { pair::<S, true>() } else { pair::<S, false>() }
 }
 
 /// 4 bits lie in 4, 6 and 8 bits in 8.
@@ -109,23 +107,19 @@ const fn part_bits<S: Small>() -> u32 {
 }
 
 fn encode_halves<S: Small>(relu: bool) -> Exec {
-    if relu {
+    fn pair<S: Small, const RELU: bool>() -> Exec {
         map1(|a: u32| {
-            encode::<S, true>(from_f16(a & 0xffff)) | encode::<S, true>(from_f16(a >> 16)) << part_bits::<S>()
-        })
-    } else {
-        map1(|a: u32| {
-            encode::<S, false>(from_f16(a & 0xffff)) | encode::<S, false>(from_f16(a >> 16)) << part_bits::<S>()
+            encode::<S, RELU>(from_f16(a & 0xffff)) | encode::<S, RELU>(from_f16(a >> 16)) << part_bits::<S>()
         })
     }
+    if relu { pair::<S, true>() } else { pair::<S, false>() }
 }
 
 fn decode_pair<S: Small>(relu: bool) -> Exec {
-    if relu {
-        map1(|a: u32| decode_small::<S, true>(a) | decode_small::<S, true>(a >> part_bits::<S>()) << 16)
-    } else {
-        map1(|a: u32| decode_small::<S, false>(a) | decode_small::<S, false>(a >> part_bits::<S>()) << 16)
+    fn pair<S: Small, const RELU: bool>() -> Exec {
+        map1(|a: u32| decode_small::<S, RELU>(a) | decode_small::<S, RELU>(a >> part_bits::<S>()) << 16)
     }
+    if relu { pair::<S, true>() } else { pair::<S, false>() }
 }
 
 /// A function of a small format by its name.
@@ -218,8 +212,7 @@ fn packed(
     let exec = match (is_f16, mode) {
         (true, RN) => from_singles::<F16>(true),
         (true, RZ) => map2(|a: f32, b: f32| to_f16::<RZ>(b) | to_f16::<RZ>(a) << 16),
-        (false, RN) => map2(|a: f32, b: f32| to_bf16::<RN>(b) | to_bf16::<RN>(a) << 16),
-        (false, RZ) => map2(|a: f32, b: f32| to_bf16::<RZ>(b) | to_bf16::<RZ>(a) << 16),
+        (false, RN | RZ) => with_rounding!(mode, M => map2(|a: f32, b: f32| to_bf16::<M>(b) | to_bf16::<M>(a) << 16)),
         _ => return Err(b.error(i, "pairs are rounded by .rn or .rz")),
     };
     if i.operands.len() != 3 {

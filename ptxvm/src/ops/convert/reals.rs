@@ -16,24 +16,26 @@ use crate::{
     ptx::ast::{Instruction, Type},
 };
 
-/// A floating-point number that Rust converts to integers with saturation.
+/// To a whole number, as `mode` says.
+macro_rules! whole {
+    ($mode:expr, $x:expr) => {
+        match $mode {
+            RZ => $x.trunc(),
+            RM => $x.floor(),
+            RP => $x.ceil(),
+            _ => $x.round_ties_even(),
+        }
+    };
+}
+
+/// A number that is made whole, then what Rust's conversion with saturation makes of it.
 macro_rules! rounded {
     ($mode:expr, $a:ty, $x:ident => $value:expr) => {
-        match $mode {
-            RZ => map1(|$x: $a| $value),
-            RM => map1(|a: $a| {
-                let $x = a.floor();
-                $value
-            }),
-            RP => map1(|a: $a| {
-                let $x = a.ceil();
-                $value
-            }),
-            _ => map1(|a: $a| {
-                let $x = a.round_ties_even();
-                $value
-            }),
-        }
+        with_rounding!($mode, M => map1(|a: $a| {
+            // The conversion itself rounds towards zero.
+            let $x = if M == RZ { a } else { whole!(M, a) };
+            $value
+        }))
     };
 }
 
@@ -141,24 +143,16 @@ pub(super) fn saturate_exec(ty: Type) -> Exec {
 }
 
 fn double_to_single(mode: u8) -> Exec {
-    match mode {
-        RZ => map1(|a: f64| canonical(to_single::<RZ>(a))),
-        RM => map1(|a: f64| canonical(to_single::<RM>(a))),
-        RP => map1(|a: f64| canonical(to_single::<RP>(a))),
-        _ => map1(|a: f64| canonical(a as f32)),
-    }
+    with_rounding!(mode, M => map1(|a: f64| canonical(to_single::<M>(a))))
 }
 
 fn single_to_half(to: Type, mode: u8) -> Exec {
-    match (to, mode) {
-        (Type::F16, RN) => from_singles::<F16>(false),
-        (Type::F16, RZ) => map1(|a: f32| to_f16::<RZ>(a) as u16),
-        (Type::F16, RM) => map1(|a: f32| to_f16::<RM>(a) as u16),
-        (Type::F16, _) => map1(|a: f32| to_f16::<RP>(a) as u16),
-        (_, RN) => map1(|a: f32| to_bf16::<RN>(a) as u16),
-        (_, RZ) => map1(|a: f32| to_bf16::<RZ>(a) as u16),
-        (_, RM) => map1(|a: f32| to_bf16::<RM>(a) as u16),
-        (_, _) => map1(|a: f32| to_bf16::<RP>(a) as u16),
+    if to == Type::F16 && mode == RN {
+        from_singles::<F16>(false)
+    } else if to == Type::F16 {
+        with_rounding!(mode, M => map1(|a: f32| to_f16::<M>(a) as u16))
+    } else {
+        with_rounding!(mode, M => map1(|a: f32| to_bf16::<M>(a) as u16))
     }
 }
 
@@ -180,21 +174,11 @@ pub(super) fn relu<const INFINITY: u16>(a: u16) -> u16 {
     }
 }
 
-macro_rules! rounded_to {
-    ($mode:expr, $a:ty) => {
-        match $mode {
-            RZ => map1(|a: $a| a.trunc()),
-            RM => map1(|a: $a| a.floor()),
-            RP => map1(|a: $a| a.ceil()),
-            _ => map1(|a: $a| a.round_ties_even()),
-        }
-    };
-}
 /// To a whole number in the same type.
 fn integral(ty: Type, mode: u8) -> Exec {
     match ty {
-        Type::F64 => rounded_to!(mode, f64),
-        _ => rounded_to!(mode, f32),
+        Type::F64 => with_rounding!(mode, M => map1(|a: f64| whole!(M, a))),
+        _ => with_rounding!(mode, M => map1(|a: f32| whole!(M, a))),
     }
 }
 

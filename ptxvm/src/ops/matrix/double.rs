@@ -3,10 +3,11 @@
 use super::{
     decode::{Shape, read_fragment, write_fragment},
     together,
+    vector::{Kernel, Vector, exec},
 };
 use crate::{
     machine::{
-        op::{Body, Flow, Op, exec},
+        op::{Flow, Op},
         warp::Warp,
     },
     program::{CompileError, builder::Builder},
@@ -19,28 +20,73 @@ const NAN: u64 = 0x7fff_ffff_ffff_ffff;
 /// `S` registers along k, of four elements in each row; `H` times eight rows. Further slots: d, a, b, c.
 pub(super) struct Double<const S: usize, const H: usize>;
 
-/// Eight rows of sums: even columns in the first register, odd ones in the second.
+/// A register.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct Doubles(pub(super) [u64; 32]);
+
+/// `b` as vectors of columns: for every step along k the even ones and the odd ones.
+pub(super) type Columns<const S: usize> = [[[[u64; 4]; 2]; 4]; S];
+
 #[inline(always)]
-pub(super) fn sum_up<const S: usize>(a: [&[u64; 32]; S], b: [&[u64; 32]; S], sums: &mut [[u64; 32]; 2]) {
-    for s in 0..S {
-        for t in 0..4 {
-            for (parity, sums) in sums.iter_mut().enumerate() {
-                for (lane, sum) in sums.iter_mut().enumerate() {
-                    let (row, column) = (lane / 4, lane % 4 * 2 + parity);
-                    let (x, y) = (f64::from_bits(a[s][row * 4 + t]), f64::from_bits(b[s][column * 4 + t]));
-                    *sum = x.mul_add(y, f64::from_bits(*sum)).to_bits();
+pub(super) fn columns<const S: usize>(b: [&[u64; 32]; S]) -> Columns<S> {
+    std::array::from_fn(|s| {
+        std::array::from_fn(|t| {
+            std::array::from_fn(|parity| std::array::from_fn(|pair| b[s][(2 * pair + parity) * 4 + t]))
+        })
+    })
+}
+
+/// Vectors whose sums are taken at once, of even columns and of odd ones: enough of them to fill the time that a product
+/// takes, and not more than there are registers.
+const AT_ONCE: usize = 4;
+
+/// Adds the products of eight rows to their sums: even columns in the first register, odd ones in the second.
+///
+/// # Safety
+/// The machine has V's instruction set; all registers are aligned to V.
+#[inline(always)]
+pub(super) unsafe fn sum_up<V: Vector, const S: usize>(a: [&[u64; 32]; S], b: &Columns<S>, sums: &mut [Doubles; 2]) {
+    for first in (0..64).step_by(AT_ONCE * V::LANES) {
+        // SAFETY: the caller's contract; a register has 64 words, and vectors divide them.
+        unsafe {
+            let [even, odd] = [0, 1].map(|parity: usize| sums[parity].0.as_mut_ptr().cast::<u32>().add(first));
+            let mut values = [[V::splat(0); 2]; AT_ONCE];
+            for r in 0..AT_ONCE {
+                values[r] = [V::load(even.add(r * V::LANES)), V::load(odd.add(r * V::LANES))];
+            }
+            for s in 0..S {
+                let a = a[s].as_ptr().cast::<u32>().add(first);
+                macro_rules! step {
+                    ($t:literal) => {{
+                        let even = V::repeat_doubles(b[s][$t][0].as_ptr().cast());
+                        let odd = V::repeat_doubles(b[s][$t][1].as_ptr().cast());
+                        for r in 0..AT_ONCE {
+                            let factor = V::spread_doubles::<$t>(a.add(r * V::LANES));
+                            let [x, y] = values[r];
+                            values[r] = [factor.multiply_add_doubles(even, x), factor.multiply_add_doubles(odd, y)];
+                        }
+                    }};
                 }
+                step!(0);
+                step!(1);
+                step!(2);
+                step!(3);
+            }
+            for r in 0..AT_ONCE {
+                values[r][0].store(even.add(r * V::LANES));
+                values[r][1].store(odd.add(r * V::LANES));
             }
         }
     }
-    for sum in sums.iter_mut().flatten() {
+    for sum in sums.iter_mut().flat_map(|sums| &mut sums.0) {
         *sum = if f64::from_bits(*sum).is_nan() { NAN } else { *sum };
     }
 }
 
-impl<const S: usize, const H: usize> Body for Double<S, H> {
+impl<const S: usize, const H: usize> Kernel for Double<S, H> {
     #[inline(always)]
-    unsafe fn run(warp: &mut Warp, op: &Op) -> Flow {
+    unsafe fn run<V: Vector>(warp: &mut Warp, op: &Op) -> Flow {
         if let Some(flow) = together(warp) {
             return flow;
         }
@@ -50,15 +96,15 @@ impl<const S: usize, const H: usize> Body for Double<S, H> {
             let (d, rest) = slots.split_at(2 * H);
             let (a, rest) = rest.split_at(S * H);
             let (b, c) = rest.split_at(S);
-            let mut sums = [[[0u64; 32]; 2]; H];
+            let columns = columns(std::array::from_fn::<_, S, _>(|s| warp.lanes::<u64>(b[s])));
+            let mut sums = [[Doubles([0; 32]); 2]; H];
             for (h, sums) in sums.iter_mut().enumerate() {
-                *sums = [*warp.lanes::<u64>(c[2 * h]), *warp.lanes::<u64>(c[2 * h + 1])];
+                *sums = [Doubles(*warp.lanes::<u64>(c[2 * h])), Doubles(*warp.lanes::<u64>(c[2 * h + 1]))];
                 let a = std::array::from_fn::<_, S, _>(|s| warp.lanes::<u64>(a[s * H + h]));
-                let b = std::array::from_fn::<_, S, _>(|s| warp.lanes::<u64>(b[s]));
-                sum_up(a, b, sums);
+                sum_up::<V, S>(a, &columns, sums);
             }
             for (slot, values) in d.iter().zip(sums.iter().flatten()) {
-                warp.write::<u64>(*slot, values);
+                warp.write::<u64>(*slot, &values.0);
             }
         }
         Flow::Next

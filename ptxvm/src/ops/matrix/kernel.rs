@@ -13,7 +13,11 @@ use crate::machine::{
     op::{Flow, Op, Slot},
     warp::Warp,
 };
-use std::{marker::PhantomData, mem::MaybeUninit};
+use std::{
+    marker::PhantomData,
+    mem::MaybeUninit,
+    sync::atomic::{Ordering, compiler_fence},
+};
 
 /// A register's 32 lanes.
 #[derive(Clone, Copy)]
@@ -185,6 +189,8 @@ unsafe fn step<P: Product, V: Vector, const R: usize, const PATTERN: i32>(
             let factor = V::load(a.add(half * P::PARTS * 32 + lane)).spread::<PATTERN>();
             sums[0] = P::accumulate(sums[0], factor, even);
             sums[1] = P::accumulate(sums[1], factor, odd);
+            // Registers are for the sums: factors shall be read when they are needed, not gathered long before and spilled.
+            compiler_fence(Ordering::SeqCst);
         }
     }
 }
@@ -333,7 +339,7 @@ unsafe fn multiply<P: Product, C: Sums, D: Sums, V: Vector, const S: usize, cons
     unsafe {
         expand_a::<P, V>(&tile.a[..S * H], request.a_kind, a);
         expand_b::<P, V::Narrow>(&tile.b[..S], request.b_kind, b);
-        // The compiler shall read the factors back from memory, which is where spreading them costs nothing.
+        // Nor shall it know that what is read there has just been in vectors.
         let (a, b) = (std::hint::black_box(a), std::hint::black_box(b));
         let vectors = H * 32 / V::LANES;
         if vectors == 2 {

@@ -1,20 +1,21 @@
 //! `mma.m8n8k4` of f16: four products of 8 × 8 × 4, each by eight lanes.
 //!
-//! Lanes `4q … 4q + 3` and `4q + 16 … 4q + 19` make product q. A shape of old hardware: correct here, not fast.
+//! Lanes `4q … 4q + 3` and `4q + 16 … 4q + 19` make product q. A shape of old hardware.
 
 use super::{
     decode::{Layout, read_fragment, write_fragment},
+    kernel::Register,
     together,
+    vector::{Kernel, Vector, exec},
 };
 use crate::{
     machine::{
-        op::{Exec, Flow, Op, free},
+        op::{Flow, Op},
         warp::Warp,
     },
     program::{CompileError, builder::Builder},
     ptx::ast::{Instruction, Type},
 };
-use half::f16;
 
 /// Flags in `Op::x`.
 mod flag {
@@ -34,52 +35,100 @@ fn accumulator(lane: usize, index: usize, half: bool) -> (usize, usize) {
     }
 }
 
-/// The four products, from the registers' values to the results'.
-pub(super) fn compute(x: u32, a: [&[u32; 32]; 2], b: [&[u32; 32]; 2], c: &[&[u32; 32]], d: &mut [[u32; 32]]) {
-    let half = |registers: &[&[u32; 32]], lane: usize, index: usize| {
-        f16::from_bits((registers[index / 2][lane] >> (16 * (index % 2))) as u16).to_f32()
-    };
-    for quad in 0..4 {
-        let lane_of = |row: usize| row / 4 * 16 + quad * 4 + row % 4;
-        let left = |row: usize, k: usize| {
-            if x & flag::A_COLUMNS == 0 {
-                half(&a, lane_of(row), k)
-            } else {
-                half(&a, lane_of(row / 4 * 4 + k), row % 4)
-            }
-        };
-        let right = |k: usize, column: usize| {
-            if x & flag::B_COLUMNS != 0 {
-                half(&b, lane_of(column), k)
-            } else {
-                half(&b, lane_of(column / 4 * 4 + k), column % 4)
-            }
-        };
-        let mut sums = [[0f32; 8]; 8];
-        let lanes = (0..8).map(lane_of);
-        for (lane, index) in lanes.clone().flat_map(|lane| (0..8).map(move |index| (lane, index))) {
-            let (row, column) = accumulator(lane, index, x & flag::C_HALF != 0);
-            sums[row][column] =
-                if x & flag::C_HALF != 0 { half(c, lane, index) } else { f32::from_bits(c[index][lane]) };
-        }
-        for (row, sums) in sums.iter_mut().enumerate() {
-            for (column, sum) in sums.iter_mut().enumerate() {
-                *sum = (0..4).fold(*sum, |sum, k| left(row, k).mul_add(right(k, column), sum));
-                if sum.is_nan() {
-                    *sum = f32::from_bits(0x7fff_ffff);
+/// Element after element of a fragment's lanes, as f32.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Elements<const N: usize>([[f32; 32]; N]);
+
+/// The elements of registers that hold two f16 in a lane.
+///
+/// # Safety
+/// The machine has V's instruction set, there are `N / 2` registers, aligned to V.
+#[inline(always)]
+unsafe fn widen<V: Vector, const N: usize>(registers: &[&[u32; 32]]) -> Elements<N> {
+    let mut elements = Elements([[0f32; 32]; N]);
+    for pair in 0..N / 2 {
+        for lane in (0..32).step_by(V::LANES) {
+            // SAFETY: the caller's contract; vectors divide registers.
+            unsafe {
+                let parts = V::load(registers[pair].as_ptr().add(lane)).widen_words();
+                for (k, part) in parts.into_iter().enumerate() {
+                    part.store(elements.0[2 * pair + k].as_mut_ptr().add(lane).cast());
                 }
             }
         }
-        for (lane, index) in lanes.flat_map(|lane| (0..8).map(move |index| (lane, index))) {
-            let (row, column) = accumulator(lane, index, x & flag::D_HALF != 0);
-            let sum = sums[row][column];
-            if x & flag::D_HALF != 0 {
-                let shift = 16 * (index % 2);
-                let word = &mut d[index / 2][lane];
-                *word = *word & !(0xffff << shift) | u32::from(f16::from_f32(sum).to_bits()) << shift;
-            } else {
-                d[index][lane] = sum.to_bits();
+    }
+    elements
+}
+
+/// The four products, from the registers' values to the results'.
+///
+/// # Safety
+/// The machine has V's instruction set, and all registers are aligned to V.
+#[inline(always)]
+pub(super) unsafe fn compute<V: Vector>(
+    x: u32,
+    a: [&[u32; 32]; 2],
+    b: [&[u32; 32]; 2],
+    c: &[&[u32; 32]],
+    d: &mut [Register],
+) {
+    // SAFETY: the caller's contract.
+    let (a, b) = unsafe { (widen::<V, 4>(&a).0, widen::<V, 4>(&b).0) };
+    let c = if x & flag::C_HALF != 0 {
+        // SAFETY: as above.
+        unsafe { widen::<V, 8>(c) }
+    } else {
+        Elements(std::array::from_fn(|index| c[index].map(f32::from_bits)))
+    };
+    let mut results = Elements([[0f32; 32]; 8]);
+    for quad in 0..4 {
+        let lane_of = |row: usize| row / 4 * 16 + quad * 4 + row % 4;
+        let (mut left, mut right) = ([[0f32; 4]; 8], [[0f32; 8]; 4]);
+        for line in 0..8 {
+            for k in 0..4 {
+                // Either the lane has a line, or an element of four lines.
+                let (whole, part) = ((k, lane_of(line)), (line % 4, lane_of(line / 4 * 4 + k)));
+                let (element, lane) = if x & flag::A_COLUMNS == 0 { whole } else { part };
+                left[line][k] = a[element][lane];
+                let (element, lane) = if x & flag::B_COLUMNS != 0 { whole } else { part };
+                right[k][line] = b[element][lane];
             }
+        }
+        let mut sums = [[0f32; 8]; 8];
+        for (lane, index) in (0..8).flat_map(|row| (0..8).map(move |index| (lane_of(row), index))) {
+            let (row, column) = accumulator(lane, index, x & flag::C_HALF != 0);
+            sums[row][column] = c.0[index][lane];
+        }
+        for (sums, left) in sums.iter_mut().zip(&left) {
+            for k in 0..4 {
+                for column in 0..8 {
+                    sums[column] = left[k].mul_add(right[k][column], sums[column]);
+                }
+            }
+            for sum in sums {
+                *sum = if sum.is_nan() { f32::from_bits(0x7fff_ffff) } else { *sum };
+            }
+        }
+        for (lane, index) in (0..8).flat_map(|row| (0..8).map(move |index| (lane_of(row), index))) {
+            let (row, column) = accumulator(lane, index, x & flag::D_HALF != 0);
+            results.0[index][lane] = sums[row][column];
+        }
+    }
+    let pairs = if x & flag::D_HALF != 0 { 4 } else { 0 };
+    for pair in 0..pairs {
+        for lane in (0..32).step_by(V::LANES) {
+            // SAFETY: as above.
+            unsafe {
+                let low = V::load(results.0[2 * pair].as_ptr().add(lane).cast());
+                let high = V::load(results.0[2 * pair + 1].as_ptr().add(lane).cast());
+                V::narrow_words([low, high]).store(d[pair].0.as_mut_ptr().add(lane));
+            }
+        }
+    }
+    if pairs == 0 {
+        for (register, values) in d.iter_mut().zip(&results.0) {
+            register.0 = values.map(f32::to_bits);
         }
     }
 }
@@ -88,8 +137,12 @@ fn count(half: bool) -> usize {
     if half { 4 } else { 8 }
 }
 
-fn products() -> Exec {
-    free(|warp: &mut Warp, op: &Op| {
+/// The instruction. Further slots: d, two of a, two of b, c.
+struct Products;
+
+impl Kernel for Products {
+    #[inline(always)]
+    unsafe fn run<V: Vector>(warp: &mut Warp, op: &Op) -> Flow {
         if let Some(flow) = together(warp) {
             return flow;
         }
@@ -99,14 +152,14 @@ fn products() -> Exec {
             let slots = warp.wide(op);
             let registers = |from: usize| [warp.lanes::<u32>(slots[from]), warp.lanes::<u32>(slots[from + 1])];
             let c: [&[u32; 32]; 8] = std::array::from_fn(|k| warp.lanes::<u32>(slots[of_d + 4 + k.min(of_c - 1)]));
-            let mut d = [[0u32; 32]; 8];
-            compute(op.x, registers(of_d), registers(of_d + 2), &c, &mut d);
+            let mut d = [Register([0; 32]); 8];
+            compute::<V>(op.x, registers(of_d), registers(of_d + 2), &c, &mut d);
             for (slot, values) in slots[..of_d].iter().zip(&d) {
-                warp.write::<u32>(*slot, values);
+                warp.write::<u32>(*slot, &values.0);
             }
         }
         Flow::Next
-    })
+    }
 }
 
 /// The packed form of layouts and types; `None`: there is no such product.
@@ -131,7 +184,7 @@ pub(super) fn decode(
     a_layout: Layout,
     b_layout: Layout,
 ) -> Result<(), CompileError> {
-    let mut op = Op::new(products());
+    let mut op = Op::new(exec::<Products>());
     op.x = flags(types, a_layout, b_layout).ok_or_else(|| b.unknown(i))?;
     let [d, first, second, third] = b.operands::<4>(i)?;
     let sources = [

@@ -2,7 +2,7 @@
 
 use super::{
     decode::kind_of,
-    double,
+    double::{self, Doubles},
     kernel::{Multiply, Packed, Register, Request, Single, Sums},
     product::{self, Bits, Brain, Bytes, Half, Nibbles, Quarter, Tensor},
     quads,
@@ -206,19 +206,42 @@ fn check_double<const S: usize>() {
         std::array::from_fn(|_| f64::from(random.next() as i32).to_bits() ^ u64::from(random.next()))
     };
     let (a, b): ([_; S], [_; S]) = (std::array::from_fn(|_| register()), std::array::from_fn(|_| register()));
-    let mut sums = [register(), register()];
-    sums[1][7] = f64::NAN.to_bits() | 1 << 63;
-    let start = sums;
-    double::sum_up(a.each_ref(), b.each_ref(), &mut sums);
+    let mut start = [Doubles(register()), Doubles(register())];
+    start[1].0[7] = f64::NAN.to_bits() | 1 << 63;
+    let (a, columns) = (a.map(Doubles), double::columns(b.each_ref()));
+    for set in sets() {
+        let mut sums = start;
+        let a = a.each_ref().map(|register| &register.0);
+        // SAFETY: the sets are this machine's.
+        unsafe {
+            match set {
+                Set::Portable => double::sum_up::<Portable, S>(a, &columns, &mut sums),
+                #[cfg(target_arch = "x86_64")]
+                Set::Avx2 => double::sum_up::<super::x86::Words8, S>(a, &columns, &mut sums),
+                #[cfg(target_arch = "x86_64")]
+                Set::Avx512 => double::sum_up::<super::x86::Words16, S>(a, &columns, &mut sums),
+            }
+        }
+        check_sums(set, a, b.each_ref(), &start, &sums);
+    }
+}
+
+fn check_sums<const S: usize>(
+    set: Set,
+    a: [&[u64; 32]; S],
+    b: [&[u64; 32]; S],
+    start: &[Doubles; 2],
+    sums: &[Doubles; 2],
+) {
     for lane in 0..32 {
         for parity in 0..2 {
             let (row, column) = (lane / 4, lane % 4 * 2 + parity);
-            let expected = (0..4 * S).fold(f64::from_bits(start[parity][lane]), |sum, k| {
+            let expected = (0..4 * S).fold(f64::from_bits(start[parity].0[lane]), |sum, k| {
                 let (x, y) = (a[k / 4][row * 4 + k % 4], b[k / 4][column * 4 + k % 4]);
                 f64::from_bits(x).mul_add(f64::from_bits(y), sum)
             });
             let expected = if expected.is_nan() { 0x7fff_ffff_ffff_ffff } else { expected.to_bits() };
-            assert_eq!(sums[parity][lane], expected, "lane {lane}, column {column}");
+            assert_eq!(sums[parity].0[lane], expected, "lane {lane}, column {column}, {set:?}");
         }
     }
 }
@@ -247,17 +270,35 @@ fn four_products_of_eight_lanes_follow_the_manual_in_all_layouts() {
                 panic!("no such product")
             };
             let mut pairs = || {
-                std::array::from_fn::<[u32; 32], 2, _>(|_| {
-                    std::array::from_fn(|_| {
+                std::array::from_fn::<_, 2, _>(|_| {
+                    Register(std::array::from_fn(|_| {
                         u32::from(small(&mut random).to_bits()) | u32::from(small(&mut random).to_bits()) << 16
-                    })
+                    }))
                 })
             };
             let (a, b) = (pairs(), pairs());
             let one = if c_type == Type::F16 { 0x3c00_3c00 } else { 1f32.to_bits() };
-            let c = [[one; 32]; 8];
-            let mut d = [[0u32; 32]; 8];
-            quads::compute(x, a.each_ref(), b.each_ref(), &c.each_ref(), &mut d);
+            let c = [Register([one; 32]); 8];
+            let mut found = Vec::new();
+            for set in sets() {
+                let mut d = [Register([0; 32]); 8];
+                let [a, b] = [&a, &b].map(|pair| pair.each_ref().map(|register| &register.0));
+                let c = c.each_ref().map(|register| &register.0);
+                // SAFETY: the sets are this machine's.
+                unsafe {
+                    match set {
+                        Set::Portable => quads::compute::<Portable>(x, a, b, &c, &mut d),
+                        #[cfg(target_arch = "x86_64")]
+                        Set::Avx2 => quads::compute::<super::x86::Words8>(x, a, b, &c, &mut d),
+                        #[cfg(target_arch = "x86_64")]
+                        Set::Avx512 => quads::compute::<super::x86::Words16>(x, a, b, &c, &mut d),
+                    }
+                }
+                found.push(d.map(|register| register.0));
+            }
+            let d = found[0];
+            assert!(found.iter().all(|other| *other == d), "instruction sets differ");
+            let [a, b] = [a, b].map(|pair| pair.map(|register| register.0));
             let half = |registers: &[[u32; 32]], lane: usize, index: usize| {
                 f16::from_bits((registers[index / 2][lane] >> (16 * (index % 2))) as u16).to_f32()
             };

@@ -3,12 +3,13 @@
 //! A fragment's register is such a tile, row after row, so a row is copied whole.
 
 use super::{
-    address::{Addressing, checked_offsets, offsets, place, take_shared},
+    address::{Addressing, Offsets, checked_offsets, offsets, place, take_shared},
     together,
     transpose::transpose as transposed,
 };
 use crate::{
     machine::{
+        fault::Fault,
         op::{Body, Exec, Flow, Op, exec, free},
         warp::Warp,
     },
@@ -38,33 +39,40 @@ unsafe fn gather(shared: *const u8, offsets: &[u32]) -> [u32; 32] {
     unsafe { std::mem::transmute::<[[u32; 4]; 8], [u32; 32]>(tile) }
 }
 
+/// Where the rows of `N` tiles lie, and the start of shared memory.
+#[inline(always)]
+fn row_offsets<const N: usize>(
+    warp: &mut Warp,
+    op: &Op,
+    addressing: Addressing,
+    kind: AccessKind,
+) -> Result<(Offsets, *mut u8), Fault> {
+    if warp.mask == u32::MAX && warp.monitor.is_none() {
+        // SAFETY: `a` holds addresses of this kind; 8N is at most 32.
+        let found = unsafe {
+            match N {
+                1 => offsets::<8>(warp, op, addressing),
+                2 => offsets::<16>(warp, op, addressing),
+                _ => offsets::<32>(warp, op, addressing),
+            }
+        };
+        if let Some(found) = found {
+            return Ok(found);
+        }
+    }
+    let lanes = warp.mask & (u32::MAX >> (32 - 8 * N));
+    checked_offsets(warp, op, addressing, lanes, kind)
+}
+
 impl<const N: usize, const TRANSPOSE: bool, const ADDRESS: usize> Body for Load<N, TRANSPOSE, ADDRESS> {
     #[inline(always)]
     unsafe fn run(warp: &mut Warp, op: &Op) -> Flow {
         if let Some(flow) = together(warp) {
             return flow;
         }
-        let fast = if warp.mask == u32::MAX && warp.monitor.is_none() {
-            // SAFETY: `a` holds addresses of this kind; 8N is at most 32.
-            unsafe {
-                match N {
-                    1 => offsets::<8>(warp, op, ADDRESSING[ADDRESS]),
-                    2 => offsets::<16>(warp, op, ADDRESSING[ADDRESS]),
-                    _ => offsets::<32>(warp, op, ADDRESSING[ADDRESS]),
-                }
-            }
-        } else {
-            None
-        };
-        let (offsets, shared) = match fast {
-            Some(found) => found,
-            None => {
-                let lanes = warp.mask & (u32::MAX >> (32 - 8 * N));
-                match checked_offsets(warp, op, ADDRESSING[ADDRESS], lanes, AccessKind::Read) {
-                    Ok(found) => found,
-                    Err(fault) => return warp.raise(fault),
-                }
-            }
+        let (offsets, shared) = match row_offsets::<N>(warp, op, ADDRESSING[ADDRESS], AccessKind::Read) {
+            Ok(found) => found,
+            Err(fault) => return warp.raise(fault),
         };
         // SAFETY: offsets are inside of shared memory (or 0 for lanes that are missing, if there is any); `wide` has N
         // 32-bit slots.
@@ -93,7 +101,7 @@ impl<const N: usize, const TRANSPOSE: bool, const ADDRESS: usize> Body for Store
             return flow;
         }
         let lanes = warp.mask & (u32::MAX >> (32 - 8 * N));
-        let (offsets, shared) = match checked_offsets(warp, op, ADDRESSING[ADDRESS], lanes, AccessKind::Write) {
+        let (offsets, shared) = match row_offsets::<N>(warp, op, ADDRESSING[ADDRESS], AccessKind::Write) {
             Ok(found) => found,
             Err(fault) => return warp.raise(fault),
         };
@@ -103,6 +111,12 @@ impl<const N: usize, const TRANSPOSE: bool, const ADDRESS: usize> Body for Store
             for (k, slot) in slots[..N].iter().enumerate() {
                 let tile = *warp.lanes::<u32>(*slot);
                 let tile = if TRANSPOSE { transposed(&tile) } else { tile };
+                if lanes >> (8 * k) & 0xff == 0xff {
+                    for (row, words) in tile.as_chunks::<4>().0.iter().enumerate() {
+                        shared.add(offsets.0[8 * k + row] as usize).cast::<[u32; 4]>().write_unaligned(*words);
+                    }
+                    continue;
+                }
                 for (row, words) in tile.as_chunks::<4>().0.iter().enumerate() {
                     let lane = 8 * k + row;
                     if lanes >> lane & 1 != 0 {

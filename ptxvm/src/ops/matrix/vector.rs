@@ -48,6 +48,12 @@ pub(super) trait Vector: Copy {
     unsafe fn widen_words(self) -> [Self; 2];
     /// The inverse of [`Self::widen_words`], to nearest even.
     unsafe fn narrow_words(parts: [Self; 2]) -> Self;
+    /// The f64 `T` of each four in memory, four times.
+    unsafe fn spread_doubles<const T: usize>(from: *const u32) -> Self;
+    /// Four f64 from memory, in all of the vector. The address need not be aligned.
+    unsafe fn repeat_doubles(from: *const u32) -> Self;
+    /// `self · factor + addend` of f64, rounded once.
+    unsafe fn multiply_add_doubles(self, factor: Self, addend: Self) -> Self;
     /// Whether one of them holds a NaN.
     unsafe fn any_nan<const N: usize>(values: &[[Self; 2]; N]) -> bool;
 }
@@ -196,6 +202,28 @@ impl Vector for Portable {
     unsafe fn narrow_words(parts: [Self; 2]) -> Self {
         let narrow = |word| u32::from(half::f16::from_f32(f32::from_bits(word)).to_bits());
         parts[0].zip(parts[1], |low, high| narrow(low) | narrow(high) << 16)
+    }
+
+    #[inline(always)]
+    unsafe fn spread_doubles<const T: usize>(from: *const u32) -> Self {
+        // SAFETY: the caller passes four f64.
+        let word = |k: usize| unsafe { *from.add(2 * T + (k & 1)) };
+        Self(std::array::from_fn(word))
+    }
+
+    #[inline(always)]
+    unsafe fn repeat_doubles(from: *const u32) -> Self {
+        // SAFETY: the caller passes four f64.
+        Self(unsafe { from.cast::<[u32; 8]>().read_unaligned() })
+    }
+
+    #[inline(always)]
+    unsafe fn multiply_add_doubles(self, factor: Self, addend: Self) -> Self {
+        let double =
+            |words: [u32; 8], k: usize| f64::from_bits(u64::from(words[2 * k]) | u64::from(words[2 * k + 1]) << 32);
+        let sums: [u64; 4] =
+            std::array::from_fn(|k| double(self.0, k).mul_add(double(factor.0, k), double(addend.0, k)).to_bits());
+        Self(std::array::from_fn(|k| (sums[k / 2] >> (32 * (k % 2))) as u32))
     }
 
     #[inline(always)]

@@ -88,9 +88,10 @@ impl Transfer {
     /// Line of the first element of a lane in a register, and its position in the line; the next elements follow in the
     /// line if `along`, else in the next lines.
     pub(super) fn place(self, lane: usize, register: usize) -> (usize, usize) {
-        let (group, thread) = (lane / 4, lane % 4);
-        let side = self.side();
-        let (s, h, columns) = (self.tiling.s as usize, self.tiling.h as usize, self.tiling.columns as usize);
+        // Division of 32 bits is much faster on most machines.
+        let (group, thread, register) = (lane as u32 / 4, lane as u32 % 4, register as u32);
+        let side = self.side() as u32;
+        let Tiling { s, h, columns, .. } = self.tiling;
         let (across, along) = match self.part {
             Part::A => {
                 let (tile, within) = (register / (s * h), register % (s * h));
@@ -105,7 +106,14 @@ impl Transfer {
                 (row, tile % columns * 8 + thread * 2 + within % 2)
             }
         };
+        let (across, along) = (across as usize, along as usize);
         if self.along { (across, along) } else { (along, across) }
+    }
+
+    /// Line and byte in the line of the first element of a lane in a register.
+    fn start(self, lane: usize, register: usize) -> (usize, usize) {
+        let (line, position) = self.place(lane, register);
+        (line, position * self.ty as usize / 8)
     }
 
     /// Lines, and elements of each.
@@ -234,11 +242,49 @@ fn tell(warp: &mut Warp, op: &Op, transfer: Transfer, kind: AccessKind, lines: &
     }
 }
 
-/// Where a piece of a lane's register lies.
-fn at(transfer: Transfer, lines: &Lines, lane: usize, register: usize, piece: usize) -> *mut u8 {
-    let (line, position) = transfer.place(lane, register);
-    // The line has been checked and the position is within it.
-    lines.pointers[line + piece].wrapping_add(position * transfer.ty as usize / 8)
+/// Where a register's elements lie: lanes are groups of four threads, and a step of either is a step in one direction.
+#[derive(Clone, Copy)]
+struct Pattern {
+    /// Line and byte within the line of the first lane.
+    line: usize,
+    byte: usize,
+    /// Lines from thread to thread of a group, bytes likewise; and from group to group.
+    thread: (usize, usize),
+    group: (usize, usize),
+}
+
+impl Pattern {
+    /// Of register 0; the others start elsewhere.
+    fn of(transfer: Transfer) -> Self {
+        let step = |lane: usize| transfer.start(lane, 0);
+        Self { line: 0, byte: 0, thread: step(1), group: step(4) }
+    }
+
+    fn at(self, transfer: Transfer, register: usize) -> Self {
+        let (line, byte) = transfer.start(0, register);
+        Self { line, byte, ..self }
+    }
+
+    /// Line and byte of a lane.
+    #[inline(always)]
+    fn place(self, group: usize, thread: usize) -> (usize, usize) {
+        (
+            self.line + group * self.group.0 + thread * self.thread.0,
+            self.byte + group * self.group.1 + thread * self.thread.1,
+        )
+    }
+}
+
+/// Calls `f` with each lane and where its register's first piece lies; further pieces lie as far on in the next lines.
+#[inline(always)]
+fn each_lane(pattern: Pattern, mut f: impl FnMut(usize, usize, usize)) {
+    for group in 0..8 {
+        for thread in 0..4 {
+            let (line, byte) = pattern.place(group, thread);
+            // `extent` has no more lines.
+            f(group * 4 + thread, line & (LINES - 1), byte);
+        }
+    }
 }
 
 /// `wmma.load`; `a`: address, `b`: stride; further slots: the fragment.
@@ -252,28 +298,42 @@ pub(super) fn load() -> Exec {
             Ok(lines) => lines,
             Err(fault) => return warp.raise(fault),
         };
-        let distinct = transfer.registers();
+        let (distinct, steps) = (transfer.registers(), Pattern::of(transfer));
         // SAFETY: `wide` has slots of that many bits; all pieces lie in lines that have been checked.
         unsafe {
-            for (number, slot) in warp.wide(op).iter().enumerate() {
-                let register = number % distinct;
+            let slots = warp.wide(op);
+            for (register, slot) in slots.iter().take(distinct).enumerate() {
+                let pattern = steps.at(transfer, register);
                 if transfer.ty == 64 {
-                    let values = std::array::from_fn(|lane| {
-                        at(transfer, &lines, lane, register, 0).cast::<u64>().read_unaligned()
+                    let mut values = [0u64; 32];
+                    each_lane(pattern, |lane, line, byte| {
+                        values[lane] = lines.pointers[line].add(byte).cast::<u64>().read_unaligned();
                     });
                     warp.write::<u64>(*slot, &values);
                     continue;
                 }
-                let values = std::array::from_fn(|lane| {
-                    let piece = |piece| at(transfer, &lines, lane, register, piece);
-                    match (transfer.along, transfer.ty) {
-                        (false, 16) => (0..2)
-                            .fold(0, |word, k| word | u32::from(piece(k).cast::<u16>().read_unaligned()) << (16 * k)),
-                        (false, 8) => (0..4).fold(0, |word, k| word | u32::from(piece(k).read()) << (8 * k)),
-                        _ => piece(0).cast::<u32>().read_unaligned(),
-                    }
-                });
-                warp.write::<u32>(*slot, &values);
+                let mut values = [0u32; 32];
+                match (transfer.along, transfer.ty) {
+                    (false, 16) => each_lane(pattern, |lane, line, byte| {
+                        values[lane] = (0..2).fold(0, |word, k| {
+                            let at = lines.pointers[(line + k) & (LINES - 1)].add(byte).cast::<u16>();
+                            word | u32::from(at.read_unaligned()) << (16 * k)
+                        });
+                    }),
+                    (false, 8) => each_lane(pattern, |lane, line, byte| {
+                        values[lane] = (0..4).fold(0, |word, k| {
+                            let at = lines.pointers[(line + k) & (LINES - 1)].add(byte);
+                            word | u32::from(at.read()) << (8 * k)
+                        });
+                    }),
+                    _ => each_lane(pattern, |lane, line, byte| {
+                        values[lane] = lines.pointers[line].add(byte).cast::<u32>().read_unaligned();
+                    }),
+                }
+                // The other registers repeat.
+                for slot in slots.iter().skip(register).step_by(distinct) {
+                    warp.write::<u32>(*slot, &values);
+                }
             }
         }
         Flow::Next
@@ -291,24 +351,36 @@ pub(super) fn store() -> Exec {
             Ok(lines) => lines,
             Err(fault) => return warp.raise(fault),
         };
+        let (mask, steps) = (warp.mask, Pattern::of(transfer));
         // SAFETY: as in `load`.
         unsafe {
             for (register, slot) in warp.wide(op).iter().enumerate() {
-                for lane in (0..32).filter(|lane| warp.mask >> lane & 1 != 0) {
-                    let piece = |piece| at(transfer, &lines, lane, register, piece);
-                    if transfer.ty == 64 {
-                        piece(0).cast::<u64>().write_unaligned(warp.lanes::<u64>(*slot)[lane]);
-                        continue;
+                let pattern = steps.at(transfer, register);
+                if transfer.ty == 64 {
+                    let values = warp.lanes::<u64>(*slot);
+                    each_lane(pattern, |lane, line, byte| {
+                        if mask >> lane & 1 != 0 {
+                            lines.pointers[line].add(byte).cast::<u64>().write_unaligned(values[lane]);
+                        }
+                    });
+                    continue;
+                }
+                let values = warp.lanes::<u32>(*slot);
+                let halves = !transfer.along && transfer.ty == 16;
+                each_lane(pattern, |lane, line, byte| {
+                    if mask >> lane & 1 == 0 {
+                        return;
                     }
-                    let word = warp.lanes::<u32>(*slot)[lane];
-                    if !transfer.along && transfer.ty == 16 {
+                    let word = values[lane];
+                    if halves {
                         for k in 0..2 {
-                            piece(k).cast::<u16>().write_unaligned((word >> (16 * k)) as u16);
+                            let at = lines.pointers[(line + k) & (LINES - 1)].add(byte).cast::<u16>();
+                            at.write_unaligned((word >> (16 * k)) as u16);
                         }
                     } else {
-                        piece(0).cast::<u32>().write_unaligned(word);
+                        lines.pointers[line].add(byte).cast::<u32>().write_unaligned(word);
                     }
-                }
+                });
             }
         }
         Flow::Next

@@ -193,6 +193,28 @@ impl Vector for Words8 {
     }
 
     #[inline(always)]
+    unsafe fn spread_doubles<const T: usize>(from: *const u32) -> Self {
+        // SAFETY: as above.
+        Self(unsafe { _mm256_castpd_si256(_mm256_broadcast_sd(&*from.cast::<f64>().add(T))) })
+    }
+
+    #[inline(always)]
+    unsafe fn repeat_doubles(from: *const u32) -> Self {
+        // SAFETY: as above.
+        Self(unsafe { _mm256_loadu_si256(from.cast()) })
+    }
+
+    #[inline(always)]
+    unsafe fn multiply_add_doubles(self, factor: Self, addend: Self) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let [a, b, c] = [self.0, factor.0, addend.0];
+            let sum = _mm256_fmadd_pd(_mm256_castsi256_pd(a), _mm256_castsi256_pd(b), _mm256_castsi256_pd(c));
+            Self(_mm256_castpd_si256(sum))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn any_nan<const N: usize>(values: &[[Self; 2]; N]) -> bool {
         // SAFETY: as above.
         unsafe {
@@ -362,6 +384,31 @@ impl Vector for Words16 {
             let high = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(floats16(parts[1].0));
             let (low, high) = (_mm512_cvtepu16_epi32(low), _mm512_cvtepu16_epi32(high));
             Self(_mm512_or_si512(low, _mm512_slli_epi32::<16>(high)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn spread_doubles<const T: usize>(from: *const u32) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let [low, high] = [0, 4].map(|k| *from.cast::<f64>().add(T + k));
+            Self(_mm512_castpd_si512(_mm512_setr_pd(low, low, low, low, high, high, high, high)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn repeat_doubles(from: *const u32) -> Self {
+        // SAFETY: as above.
+        Self(unsafe { _mm512_broadcast_i64x4(_mm256_loadu_si256(from.cast())) })
+    }
+
+    #[inline(always)]
+    unsafe fn multiply_add_doubles(self, factor: Self, addend: Self) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let [a, b, c] = [self.0, factor.0, addend.0];
+            let sum = _mm512_fmadd_pd(_mm512_castsi512_pd(a), _mm512_castsi512_pd(b), _mm512_castsi512_pd(c));
+            Self(_mm512_castpd_si512(sum))
         }
     }
 

@@ -165,12 +165,7 @@ fn misuse(message: String) -> Fault {
 
 /// Pointers to the objects of the active lanes, which must lie in shared memory, and their offsets there.
 fn objects(warp: &mut Warp, op: &Op) -> Result<([u64; 32], u64), Flow> {
-    let access = AccessOp(op.y);
-    // An mbarrier's own words are synchronisation, not data: the monitor hears of them by their events alone.
-    let monitor = warp.monitor.take();
-    let pointers = pointers_of(warp, op, op.a, access, 8);
-    warp.monitor = monitor;
-    let pointers = pointers?;
+    let pointers = pointers_of(warp, op, op.a, AccessOp(op.y), 8).ok_or(Flow::Fault)?;
     let shared = warp.block().shared();
     let (start, end) = (shared.as_ptr() as u64, shared.as_ptr() as u64 + shared.len() as u64);
     for lane in (0..32).filter(|lane| warp.mask >> lane & 1 != 0) {
@@ -199,6 +194,20 @@ fn tell(warp: &mut Warp, objects: &[u64; 32], start: u64, event: MbarrierEvent) 
     warp.mask = mask;
 }
 
+/// Writes what an object has become; the end of a phase is told to the copies that it tracks.
+fn put(warp: &mut Warp, object: *mut u64, start: u64, before: u64, after: u64) {
+    // SAFETY: `objects` has checked it.
+    unsafe { object.write(after) };
+    if let (Some(before), Some(after)) = (State::unpack(before), State::unpack(after))
+        && before.phase != after.phase
+    {
+        async_copy::end_phase(warp, object as u64);
+        if let Some(monitor) = warp.monitor() {
+            monitor.mbarrier(warp, object as u64 - start, MbarrierEvent::Complete);
+        }
+    }
+}
+
 /// Changes the object at `[a + imm]` by action `x` with operand `b`; `d` is what it was.
 fn change() -> Exec {
     free(|warp, op| {
@@ -213,13 +222,15 @@ fn change() -> Exec {
         // SAFETY: `b` is a 32-bit slot, `d` a 64-bit one.
         let operands = unsafe { warp.lanes::<u32>(op.b) };
         let mut results = [0u64; 32];
-        for lane in (0..32).filter(|lane| warp.mask >> lane & 1 != 0).collect::<Vec<_>>() {
+        for lane in 0..32 {
+            if warp.mask >> lane & 1 == 0 {
+                continue;
+            }
             let object = pointers[lane] as *mut u64;
             // SAFETY: `objects` has checked it.
             let bits = unsafe { object.read() };
             match action.apply(bits, operands[lane]) {
-                // SAFETY: as above.
-                Ok(changed) => unsafe { object.write(changed) },
+                Ok(changed) => put(warp, object, start, bits, changed),
                 Err(reason) => {
                     let message = format!("mbarrier at shared offset 0x{:x}: {reason}", pointers[lane] - start);
                     return warp.raise(misuse(message).in_lane(lane));
@@ -270,6 +281,7 @@ fn test() -> Exec {
             warp.mask = complete;
             tell(warp, &pointers, start, MbarrierEvent::Observe);
             warp.mask = mask;
+            async_copy::observe(warp, &pointers, complete);
         }
         if complete != mask {
             warp.spinning += 1;
@@ -280,15 +292,16 @@ fn test() -> Exec {
     })
 }
 
-/// `cp.async.mbarrier.arrive`: the lanes' copies complete; `x`: that counts as an arrival.
+/// `cp.async.mbarrier.arrive`: the object tracks the lanes' copies; `x`: that counts as an arrival.
 fn copy_arrive() -> Exec {
     free(|warp, op| {
-        async_copy::complete_all(warp);
         let (pointers, start) = match objects(warp, op) {
             Ok(found) => found,
             Err(flow) => return flow,
         };
+        tell(warp, &pointers, start, MbarrierEvent::Track);
         tell(warp, &pointers, start, MbarrierEvent::Arrive);
+        async_copy::track(warp, &pointers);
         for lane in 0..32 {
             if warp.mask >> lane & 1 == 0 {
                 continue;
@@ -303,8 +316,7 @@ fn copy_arrive() -> Exec {
                 State::unpack(bits).map(State::pack).ok_or_else(|| "this is no initialised mbarrier object".to_owned())
             };
             match result {
-                // SAFETY: as above.
-                Ok(changed) => unsafe { object.write(changed) },
+                Ok(changed) => put(warp, object, start, bits, changed),
                 Err(reason) => {
                     let message = format!("mbarrier at shared offset 0x{:x}: {reason}", pointers[lane] - start);
                     return warp.raise(misuse(message).in_lane(lane));
@@ -320,13 +332,16 @@ fn address(
     b: &mut Builder<'_>,
     operand: &Operand,
     space: Option<Space>,
+    kind: AccessKind,
     op: &mut Op,
 ) -> Result<(), CompileError> {
     if !matches!(space, None | Some(Space::Shared)) {
         return Err(b.error(i, "an mbarrier lies in shared memory"));
     }
     let narrow = register_address(i, b, operand, space, op)?;
-    op.y = AccessOp::new(AccessKind::Atomic, Ordering::default(), op_space(space), narrow).0;
+    // Strong: an object's words do not race with themselves. What it orders the monitor hears by events.
+    let ordering = Ordering { strong: true, ..Ordering::default() };
+    op.y = AccessOp::new(kind, ordering, op_space(space), narrow).0;
     Ok(())
 }
 
@@ -345,7 +360,7 @@ pub(super) fn decode_copy_arrive(
     }
     m.finish(b)?;
     let [object] = b.operands::<1>(i)?;
-    address(i, b, object, space, &mut op)?;
+    address(i, b, object, space, AccessKind::Atomic, &mut op)?;
     b.emit(op);
     Ok(())
 }
@@ -393,7 +408,7 @@ fn decode_test(i: &Instruction, b: &mut Builder<'_>, mut m: Modifiers<'_>, hint:
         other => return Err(b.error(i, format!("found {} operands, expected 3", other.len()))),
     };
     let mut op = Op::new(test());
-    address(i, b, object, space, &mut op)?;
+    address(i, b, object, space, AccessKind::Read, &mut op)?;
     op.x = parity.into();
     op.b = b.read(i, phase, if parity { Type::U32 } else { Type::B64 })?;
     op.d = b.write_predicate(i, d)?;
@@ -434,7 +449,8 @@ fn decode_change(i: &Instruction, b: &mut Builder<'_>, mut m: Modifiers<'_>, for
         [object, count] if form != "inval" => (object, Some(count)),
         other => return Err(b.error(i, format!("found {} operands after the destination", other.len()))),
     };
-    address(i, b, object, space, &mut op)?;
+    let kind = if action == Action::Init { AccessKind::Write } else { AccessKind::Atomic };
+    address(i, b, object, space, kind, &mut op)?;
     op.b = match count {
         Some(count) => b.read(i, count, Type::U32)?,
         None => {

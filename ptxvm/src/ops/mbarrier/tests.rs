@@ -1,6 +1,6 @@
 use super::{Action, State};
 use crate::{
-    machine::FaultKind,
+    machine::{FaultKind, Options},
     ops::memory::tests::{Buffer, Run, compile_error},
 };
 
@@ -91,6 +91,61 @@ fn copies_arrive_at_an_mbarrier() {
         ld.shared.u32 %r4, [%r2+4];\nmul.wide.u32 %rd5, %r0, 4;\nadd.s64 %rd6, %rd2, %rd5;\nst.global.u32 [%rd6], %r4;";
     Run { outside: OUTSIDE, ..Run::new(body, &[&source, &to]) }.go().unwrap();
     assert_eq!(to.read_words(), (0..32).map(|lane| lane * 4 + 1).collect::<Vec<u32>>());
+}
+
+/// What precedes the tests of copies: `%r1` is the object, `%r2` the lane's 16 bytes in shared memory (they hold 1, 2, 3, 4),
+/// `%rd6` those in the source, `%rd7` where the lane's results go.
+const COPY: &str = "mov.u32 %r1, bar;\nsetp.eq.u32 %p1, %r0, 0;\n@%p1 mbarrier.init.shared.b64 [%r1], COUNT;\n\
+    and.b32 %r9, %r0, 31;\nshl.b32 %r2, %r9, 4;\nmov.u32 %r3, buffer;\nadd.u32 %r2, %r2, %r3;\n\
+    mul.wide.u32 %rd5, %r9, 16;\nadd.s64 %rd6, %rd1, %rd5;\nmul.wide.u32 %rd5, %r0, 8;\nadd.s64 %rd7, %rd2, %rd5;\n\
+    st.shared.v4.u32 [%r2], {1, 2, 3, 4};\nst.shared.v4.u32 [%r2+512], {1, 2, 3, 4};\nbar.sync 0;\n";
+
+/// Runs a kernel that leaves two words per thread.
+fn copies(count: u32, block: u32, checked: bool, body: &str) -> Vec<u32> {
+    let source = Buffer::words(&(0..128).collect::<Vec<_>>());
+    let to = Buffer::zeros(8 * block as usize);
+    let body = format!("{}{body}\nst.global.v2.u32 [%rd7], {{%r10, %r11}};", COPY.replace("COUNT", &count.to_string()));
+    let options = Options { checked, ..Options::default() };
+    Run { outside: OUTSIDE, block, options, ..Run::new(&body, &[&source, &to]) }.go().unwrap();
+    to.read_words()
+}
+
+#[test]
+fn copies_are_there_once_their_phase_has_been_seen_complete_and_not_before() {
+    let body = "cp.async.cg.shared.global [%r2], [%rd6], 16;\ncp.async.mbarrier.arrive.noinc.shared.b64 [%r1];\n\
+        ld.shared.u32 %r10, [%r2+4];\nW: mbarrier.try_wait.parity.shared.b64 %p3, [%r1], 0;\n@!%p3 bra W;\n\
+        ld.shared.u32 %r11, [%r2+4];";
+    for (checked, before) in [(false, 2), (true, u32::MAX)] {
+        let expected: Vec<u32> = (0..32).flat_map(|lane| [before, lane * 4 + 1]).collect();
+        assert_eq!(copies(32, 32, checked, body), expected);
+    }
+}
+
+#[test]
+fn copies_are_there_for_another_warp_that_sees_their_phase_complete() {
+    let body = "setp.ge.u32 %p2, %r0, 32;\n@%p2 bra W;\ncp.async.cg.shared.global [%r2], [%rd6], 16;\n\
+        cp.async.mbarrier.arrive.noinc.shared.b64 [%r1];\nbra DONE;\n\
+        W: mbarrier.try_wait.parity.shared.b64 %p3, [%r1], 0;\n@!%p3 bra W;\n\
+        ld.shared.v2.u32 {%r10, %r11}, [%r2+8];\nDONE: mov.u32 %r12, 0;";
+    let found = copies(32, 64, true, body);
+    assert_eq!(found[64..], (0..32).flat_map(|lane| [lane * 4 + 2, lane * 4 + 3]).collect::<Vec<u32>>());
+}
+
+#[test]
+fn copies_of_the_phase_under_way_are_not_there_yet() {
+    let body = "cp.async.cg.shared.global [%r2], [%rd6], 16;\ncp.async.mbarrier.arrive.noinc.shared.b64 [%r1];\n\
+        @%p1 mbarrier.arrive.shared.b64 %rd9, [%r1];\n\
+        cp.async.cg.shared.global [%r2+512], [%rd6], 16;\ncp.async.mbarrier.arrive.noinc.shared.b64 [%r1];\n\
+        W: mbarrier.try_wait.parity.shared.b64 %p3, [%r1], 0;\n@!%p3 bra W;\n\
+        ld.shared.u32 %r10, [%r2+4];\nld.shared.u32 %r11, [%r2+516];\n";
+    let expected: Vec<u32> = (0..32).flat_map(|lane| [lane * 4 + 1, 2]).collect();
+    assert_eq!(copies(33, 32, false, body), expected);
+    let whole = format!(
+        "{body}@%p1 mbarrier.arrive.shared.b64 %rd9, [%r1];\n\
+         V: mbarrier.try_wait.parity.shared.b64 %p3, [%r1], 1;\n@!%p3 bra V;\nld.shared.u32 %r11, [%r2+516];"
+    );
+    let expected: Vec<u32> = (0..32).flat_map(|lane| [lane * 4 + 1; 2]).collect();
+    assert_eq!(copies(33, 32, false, &whole), expected);
 }
 
 #[test]

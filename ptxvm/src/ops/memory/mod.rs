@@ -4,12 +4,16 @@ pub(crate) mod address;
 pub(crate) mod layout;
 mod load;
 mod rows;
+mod run;
 mod slow;
 mod store;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub(crate) use slow::pointers_of;
+pub(crate) use layout::pointers_of;
+
+use load::Load;
+use store::Store;
 
 use crate::{
     machine::op::{NO_SLOT, Op, Slot},
@@ -111,6 +115,12 @@ pub(crate) struct Element {
 impl Element {
     fn pack(self) -> u32 {
         self.bytes | self.count << 8 | self.sign_to << 12 | self.stored << 20
+    }
+
+    /// Bytes of the whole access of a lane.
+    #[inline(always)]
+    pub(crate) fn total(self) -> u64 {
+        (self.bytes * self.count).into()
     }
 
     #[inline(always)]
@@ -329,7 +339,7 @@ pub(crate) fn decode_load(i: &Instruction, b: &mut Builder<'_>) -> Result<(), Co
         }
         other => return Err(b.error(i, format!("found {} operands", other.len()))),
     };
-    let mut op = Op::new(load::frame());
+    let mut op = Op::new(run::frame::<Load>());
     let target = target(i, b, address, space, &mut op)?;
     let (slots, stored, register) = destinations(i, b, data, ty, count)?;
     check_width(i, b, ty, count)?;
@@ -340,8 +350,8 @@ pub(crate) fn decode_load(i: &Instruction, b: &mut Builder<'_>) -> Result<(), Co
     op.y = AccessOp::new(AccessKind::Read, order, op_space(space), narrow).0;
     op.exec = match target {
         Target::KernelParam => load::parameter(element),
-        Target::Frame => load::frame(),
-        Target::Register { .. } => load::pick(op_space(space), narrow, order, element),
+        Target::Frame => run::frame::<Load>(),
+        Target::Register { .. } => run::pick::<Load>(op_space(space), narrow, order, element),
     }
     .run();
     if count == 1 {
@@ -419,7 +429,7 @@ pub(crate) fn decode_store(i: &Instruction, b: &mut Builder<'_>) -> Result<(), C
     if space == Some(Space::Const) {
         return Err(b.error(i, "constant memory cannot be written"));
     }
-    let mut op = Op::new(store::frame());
+    let mut op = Op::new(run::frame::<Store>());
     let target = target(i, b, address, space, &mut op)?;
     check_width(i, b, ty, count)?;
     let elements = b.elements(i, data)?;
@@ -443,8 +453,8 @@ pub(crate) fn decode_store(i: &Instruction, b: &mut Builder<'_>) -> Result<(), C
     op.y = AccessOp::new(AccessKind::Write, order, op_space(space), narrow).0;
     op.exec = match target {
         Target::KernelParam => return Err(b.error(i, "kernel parameters cannot be written")),
-        Target::Frame => store::frame(),
-        Target::Register { .. } => store::pick(op_space(space), narrow, order, element),
+        Target::Frame => run::frame::<Store>(),
+        Target::Register { .. } => run::pick::<Store>(op_space(space), narrow, order, element),
     }
     .run();
     if count == 1 {

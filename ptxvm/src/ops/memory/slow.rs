@@ -7,7 +7,7 @@ use super::{
 use crate::{
     machine::{
         fault::{Fault, FaultKind},
-        op::{Flow, Op, Slot},
+        op::{Op, Slot},
         warp::Warp,
     },
     memory::{Action, LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, bad_alignment, bad_range},
@@ -227,21 +227,5 @@ pub(super) fn resolve_kernel_parameter(warp: &mut Warp, op: &Op, access: AccessO
             warp.raise(*fault);
             Layout::Fault
         }
-    }
-}
-
-/// [`resolve_slowly`] for operations that are not worth a fast path of their own. `None`: the fault is set.
-pub(crate) fn pointers_of(
-    warp: &mut Warp,
-    op: &Op,
-    slot: Slot,
-    access: AccessOp,
-    bytes: u64,
-) -> Result<[u64; 32], Flow> {
-    let mut pointers = Pointers::uninit();
-    match resolve_slowly(warp, op, slot, access, bytes, &mut pointers) {
-        Layout::Fault => Err(Flow::Fault),
-        // SAFETY: `resolve_slowly` has written all pointers.
-        _ => Ok(unsafe { pointers.assume_init() }.0),
     }
 }
