@@ -67,9 +67,7 @@ impl LaunchChecker {
     pub(super) fn record(&self, finding: Finding) {
         if self.record.is_some() {
             let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
-            if noted.len() < replay::MOST_FINDINGS && !noted.iter().any(|known| known.is_like(&finding)) {
-                noted.push(finding.clone());
-            }
+            note(&mut noted, &finding);
         }
         self.findings().record(finding);
     }
@@ -155,6 +153,24 @@ impl LaunchWatch for CheckedLaunch {
         if let Some(launch) = &self.again {
             replay::leave(launch, &self.checker);
         }
+    }
+}
+
+/// Notes a finding, to be shrunk, where there is room. One of a kind that has none yet takes the place of one of several of
+/// another kind: every kind shall be shrunk before any is shrunk twice.
+fn note(noted: &mut Vec<Finding>, finding: &Finding) {
+    if noted.iter().any(|known| known.is_like(finding)) {
+        return;
+    }
+    if noted.len() < replay::MOST_FINDINGS {
+        noted.push(finding.clone());
+        return;
+    }
+    let count = |kind: &str| noted.iter().filter(|known| known.kind == kind).count();
+    if count(finding.kind) == 0
+        && let Some(spare) = noted.iter().rposition(|known| count(known.kind) > 1)
+    {
+        noted[spare] = finding.clone();
     }
 }
 

@@ -13,11 +13,7 @@ use crate::machine::{
     op::{Flow, Op, Slot},
     warp::Warp,
 };
-use std::{
-    marker::PhantomData,
-    mem::MaybeUninit,
-    sync::atomic::{Ordering, compiler_fence},
-};
+use std::{marker::PhantomData, mem::MaybeUninit};
 
 /// A register's 32 lanes.
 #[derive(Clone, Copy)]
@@ -189,8 +185,6 @@ unsafe fn step<P: Product, V: Vector, const R: usize, const PATTERN: i32>(
             let factor = V::load(a.add(half * P::PARTS * 32 + lane)).spread::<PATTERN>();
             sums[0] = P::accumulate(sums[0], factor, even);
             sums[1] = P::accumulate(sums[1], factor, odd);
-            // Registers are for the sums: factors shall be read when they are needed, not gathered long before and spilled.
-            compiler_fence(Ordering::SeqCst);
         }
     }
 }
