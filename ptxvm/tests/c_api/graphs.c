@@ -190,5 +190,6 @@ void pools(void) {
     CHECK(reserved == 0);
     OK(cuMemPoolDestroy(own));
     EXPECT(INVALID_VALUE, cuMemAllocAsync(&p, 0, stream));
+    OK(cuMemFree_v2(kept));
     OK(cuMemFreeHost(pinned));
 }

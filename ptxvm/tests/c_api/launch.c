@@ -87,6 +87,7 @@ void modules(void) {
     unsigned found[8], wanted[8] = {200, 3000, 500, 700, 200, 3000, 500, 700};
     OK(cuMemcpyDtoH_v2(found, out, sizeof found));
     CHECK(memcmp(found, wanted, sizeof wanted) == 0);
+    OK(cuMemFree_v2(out));
 
     /* The same text loaded again has globals of its own. */
     OK(cuModuleLoadData(&again, kernels));
