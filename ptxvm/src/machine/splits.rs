@@ -158,7 +158,7 @@ impl Warp {
     pub(crate) fn release_waiting(&mut self) -> bool {
         let Some(at) = (0..self.joins.len()).find(|&at| {
             let join = &self.joins[at];
-            join.used && join.arrived != 0 && join.pc != RETURN
+            join.used && join.arrived != 0 && join.pc != RETURN && !self.is_before_barrier(join)
         }) else {
             return false;
         };
@@ -175,6 +175,25 @@ impl Warp {
             resume: None,
         });
         true
+    }
+
+    /// Whether lanes at the join are about to reach a barrier that takes the whole warp, before they could change anything that
+    /// the others wait for: going on alone would help nobody.
+    fn is_before_barrier(&self, join: &Join) -> bool {
+        let function = self.frames[join.frame as usize].function as usize;
+        let function = &self.running().program().functions[function];
+        let opcodes = function.ops[join.pc as usize..]
+            .iter()
+            .filter_map(|op| Some(function.instructions.get(op.instruction as usize)?.opcode.as_str()));
+        let decides = |opcode: &&str| {
+            ["bar", "bra", "brx", "call", "ret", "exit", "st", "atom", "red", "nanosleep", "mbarrier"]
+                .iter()
+                .any(|begin| opcode.starts_with(begin))
+        };
+        // `bar.sync` is aligned; `barrier.sync` only where it says so.
+        opcodes.take(64).find(decides).is_some_and(|opcode| {
+            opcode.starts_with("bar.") || opcode.starts_with("barrier.") && opcode.ends_with(".aligned")
+        })
     }
 
     /// Enters a function: a new frame, and a record of where its lanes return together.
