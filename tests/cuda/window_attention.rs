@@ -54,6 +54,13 @@ impl Problem {
         self.values.weight::<T>("position bias", &[self.heads, area, area], 1.0)
     }
 
+    /// The same without padding if it is V2. There a padded token's key is zero, and libtorch in f16 divides it by an ε of 1e-12,
+    /// which is zero in f16.
+    fn whole_windows(&self) -> Problem {
+        let input = if self.kind == WindowKind::V2 { self.input.map(|n| n.next_multiple_of(8)) } else { self.input };
+        Problem { input, ..self.clone() }
+    }
+
     /// ln of scales around 20 and up to beyond the published limit of 100.
     fn logit_scale<T: Element>(&self) -> Operand {
         let spread = self.values.weight::<T>("logit scale", &[self.heads, 1, 1], 1.0);
@@ -158,9 +165,10 @@ fn core<T: Element>(p: &Problem, precision: Precision) -> Result<(), Failure> {
 fn the_fused_branch() {
     random_problems("cuda window attention", 10, problem(), |p| {
         fused::<f32>(p, Precision::F32)?;
+        fused::<bf16>(p, Precision::Bf16)?;
+        let p = &p.whole_windows();
         fused::<f32>(p, Precision::Tf32)?;
-        fused::<f16>(p, Precision::F16)?;
-        fused::<bf16>(p, Precision::Bf16)
+        fused::<f16>(p, Precision::F16)
     });
 }
 

@@ -66,9 +66,14 @@ struct Resident {
                 typename M::B weight[M::PACK_STEPS];
                 M::load_b_packed(weight, stage + u32(first_block() + n) * PACK_BYTES);
 #pragma unroll
-                for (int s = 0; s < M::PACK_STEPS; s++)
+                for (int m = 0; m < M_ATOMS; m++) {
+                    if constexpr (M::SUMS_PACKS) {
+                        M::multiply_pack(sums[m][n], fragments[m], weight);
+                    } else {
 #pragma unroll
-                    for (int m = 0; m < M_ATOMS; m++) M::multiply(sums[m][n], fragments[m][s], weight[s]);
+                        for (int s = 0; s < M::PACK_STEPS; s++) M::multiply(sums[m][n], fragments[m][s], weight[s]);
+                    }
+                }
             }
         }
         wait_copies<0>();

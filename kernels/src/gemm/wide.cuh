@@ -120,10 +120,10 @@ __device__ __forceinline__ void wide_product(typename S::Sums &sums, Source &sou
 #pragma unroll
                     for (int s = 0; s < M::PACK_STEPS; s++) {
                         const u8 *at = block + (s * PACK_COLUMNS + 2 * t) * 16;
-                        const typename M::B b{{load_chunk(at), load_chunk(at + 16)}};
-#pragma unroll
-                        for (int m = 0; m < S::M_ATOMS; m++) M::multiply(sums[m][n], fragments[m][s], b);
+                        weight[n][s] = typename M::B{{load_chunk(at), load_chunk(at + 16)}};
                     }
+#pragma unroll
+                    for (int m = 0; m < S::M_ATOMS; m++) M::multiply_pack(sums[m][n], fragments[m], weight[n]);
                 }
             }
         }
