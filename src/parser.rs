@@ -243,13 +243,23 @@ impl Parser {
     /// # Errors
     /// Everything that can be wrong with files, names, sizes and devices.
     pub fn open(request: &Request<'_>, target: Target, threads: usize) -> Result<Self, Error> {
-        let ordinal = match target {
+        let cuda = match target {
             Target::Cpu => None,
-            Target::Cuda(ordinal) => Some(ordinal),
-            Target::Auto => request.prefers_cuda()?.then_some(0),
+            Target::Cuda(ordinal) => Some(request.on_cuda(ordinal)?),
+            Target::Auto if request.prefers_cuda()? => match request.on_cuda(0) {
+                // A device that cannot be used is no reason to fail where any device will do.
+                Err(Error::Engine(EngineError::Cuda(error))) if request.engine_file()?.is_none() => {
+                    tracing::warn!("running on the CPU: {error}");
+                    None
+                }
+                result => Some(result?),
+            },
+            Target::Auto => None,
         };
-        let Some(ordinal) = ordinal else { return Self::new(request.plan()?, threads, request.isa()) };
-        Ok(Self { engine: Engine::Cuda(request.on_cuda(ordinal)?), threads, isa: request.isa() })
+        match cuda {
+            Some(engine) => Ok(Self::with_engine(Engine::Cuda(engine), threads, request.isa())),
+            None => Self::new(request.plan()?, threads, request.isa()),
+        }
     }
 
     /// A parser over an engine that is ready; what is left to the CPU has `threads` threads and uses `isa`.

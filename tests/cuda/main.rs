@@ -1,5 +1,6 @@
 //! Every kernel of the CUDA target against libtorch: random problems in f32, tf32, f16 and bf16.
 
+mod checked;
 mod conv;
 mod depthwise;
 mod elementwise;
