@@ -16,14 +16,12 @@ fn text(arrive: &str, look: &str, seen: &str) -> String {
         format!(
             "bar.sync 0;
             add.u32 %r6, %r6, %r3;
-            @%p1 bra MEET{number};
             {arrive}
         WAIT{number}:
             {look}
             setp.lt.u32 %p2, %r7, %r6;
             @%p2 bra WAIT{number};
             {seen}
-        MEET{number}:
             bar.sync 0;"
         )
     };
@@ -94,13 +92,13 @@ fn findings(text: &str, launches: usize) -> Vec<&'static str> {
     Findings::global().take().iter().map(|finding| finding.kind).collect()
 }
 
-const ADD: &str = "red.relaxed.gpu.global.add.u32 [%rd1], 1;";
+const ADD: &str = "@!%p1 red.relaxed.gpu.global.add.u32 [%rd1], 1;";
 const RELAXED: &str = "ld.relaxed.gpu.global.u32 %r7, [%rd1];";
 const FENCE: &str = "fence.acq_rel.gpu;";
 
 #[test]
 fn data_exchanged_across_a_barrier_of_the_grid_never_races_however_the_blocks_run() {
-    let release = "red.release.gpu.global.add.u32 [%rd1], 1;";
+    let release = "@!%p1 red.release.gpu.global.add.u32 [%rd1], 1;";
     let fenced = format!("{FENCE}\n{ADD}");
     for (arrive, look, seen) in [
         (release, "ld.acquire.gpu.global.u32 %r7, [%rd1];", ""),
