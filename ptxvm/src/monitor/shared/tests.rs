@@ -76,7 +76,10 @@ fn warps_at_once_and_lane_by_lane_find_the_same() {
                 block.barrier();
                 continue;
             }
+            let how = [How::Read, How::Read, How::Write, How::Atomic, How::Copy][part(28, 5) as usize];
             let bytes = [1u32, 2, 4, 4, 8, 16][part(8, 6) as usize];
+            // Asynchronous copies are of whole words.
+            let bytes = if how == How::Copy { bytes.max(4) } else { bytes };
             let base = part(12, 8) * 16;
             let stride = [u64::from(bytes), u64::from(bytes), 0, 2 * u64::from(bytes), 16][part(16, 5) as usize];
             let group = [32, 32, 16, 8, 1][part(20, 5) as usize];
@@ -85,7 +88,6 @@ fn warps_at_once_and_lane_by_lane_find_the_same() {
                 at / u64::from(bytes) * u64::from(bytes)
             });
             let mask = [u32::MAX, u32::MAX, 0xffff, 0x00ff_ff00, 0x5555_5555, 1][part(24, 6) as usize];
-            let how = [How::Read, How::Read, How::Write, How::Atomic, How::Copy][part(28, 5) as usize];
             let strong = how == How::Atomic || how != How::Copy && part(32, 8) == 0;
             let one = SharedAccess {
                 warp: part(36, WARPS as u64) as u32,

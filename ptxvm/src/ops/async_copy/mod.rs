@@ -29,6 +29,7 @@ use std::{collections::VecDeque, marker::PhantomData};
 pub(crate) struct Copies {
     // Boxed, so that they are filled in place and used again.
     pending: VecDeque<Box<Pending>>,
+    #[expect(clippy::vec_box, reason = "they go from one list to the other as they are")]
     spare: Vec<Box<Pending>>,
     /// Groups that each lane has committed: the number of its open group.
     committed: [u32; 32],
@@ -68,15 +69,14 @@ impl Pending {
     /// # Safety
     /// The memory of both sides must still be there.
     unsafe fn perform(&self, mask: u32) {
-        // SAFETY: the caller's contract, here and below.
-        match self.bytes {
-            16 if self.whole => unsafe { self.move_whole::<u128>(mask) },
-            8 if self.whole => unsafe { self.move_whole::<u64>(mask) },
-            4 if self.whole => unsafe { self.move_whole::<u32>(mask) },
-            _ => {
-                for lane in lanes(mask) {
-                    // SAFETY: as above.
-                    unsafe {
+        // SAFETY: the caller's contract.
+        unsafe {
+            match self.bytes {
+                16 if self.whole => self.move_whole::<u128>(mask),
+                8 if self.whole => self.move_whole::<u64>(mask),
+                4 if self.whole => self.move_whole::<u32>(mask),
+                _ => {
+                    for lane in lanes(mask) {
                         let (from, to) = (self.from[lane] as *const u8, self.to[lane] as *mut u8);
                         let filled = usize::from(self.filled[lane]);
                         std::ptr::copy_nonoverlapping(from, to, filled);

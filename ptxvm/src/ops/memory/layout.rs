@@ -307,7 +307,7 @@ where
         // Inactive lanes are read all the same, but are neither written nor have to be in bounds then.
         let (low, high) = match access.action() {
             Action::Read => (at(0), at(31)),
-            Action::Write | Action::Atomic => (first, at(31 - mask.leading_zeros() as usize & 31)),
+            Action::Write | Action::Atomic => (first, at((31 - mask.leading_zeros()) as usize & 31)),
         };
         if low.wrapping_sub(window.low) <= window.span && high.wrapping_sub(window.low) <= window.span {
             if warp.monitor.is_some() {
