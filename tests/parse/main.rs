@@ -21,7 +21,7 @@ fn photo(name: &str) -> PathBuf {
 fn parse_with(variant: &str, arguments: &[&dyn AsRef<Path>]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_segface"));
     command.args(["parse", "--model", &format!("random:mobilenet/{variant}"), "--size", "64", "--threads", "1"]);
-    command.args(["--precision", "f32"]);
+    command.args(["--precision", "f32", "--device", "cpu"]);
     command.args(arguments.iter().map(|argument| argument.as_ref()));
     command.output().unwrap()
 }
@@ -124,7 +124,7 @@ fn an_output_folder_that_cannot_be_is_refused_before_anything_runs() {
 fn a_full_disk_is_an_error_and_leaves_nothing_half_written() {
     let folder = tempfile::tempdir().unwrap();
     let script = format!(
-        "trap '' XFSZ; ulimit -f 1; exec '{}' parse --model random:mobilenet/celeb --size 64 --threads 1 \
+        "trap '' XFSZ; ulimit -f 1; exec '{}' parse --model random:mobilenet/celeb --size 64 --threads 1 --device cpu \
          --crop 0,0,500,500 --out '{}' '{}'",
         env!("CARGO_BIN_EXE_segface"),
         folder.path().join("out").display(),
