@@ -1,5 +1,5 @@
-//! One folder per fused kernel: what it means (`spec.rs`) and how each target computes it (`cpu.rs`, later `forward.cuh`
-//! and `backward.cuh`) side by side.
+//! One folder per fused kernel: what it means (`spec.rs`) and how each target computes it (`cpu.rs` or `cpu/`, `forward.cuh`)
+//! side by side.
 //!
 //! All activations are NHWC (channels last), so that a pixel is a row and most of the network is row-tile products.
 //! Element type `T` is `f32` or [`half::bf16`]; accumulators, softmax and normalisation statistics are always f32.

@@ -7,6 +7,7 @@ use crate::passes::MemoryPlan;
 use crate::passes::plan_memory::plan_memory_with;
 use crate::plan::{CompileOptions, Precision, Stage, optimise};
 use crate::{CodegenError, ModelSpec, WeightSource};
+use segface_kernels::DType;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -102,7 +103,7 @@ fn device_constant(graph: &Graph, precision: Precision, value: ValueId, form: Fo
         unreachable!("only constants are asked for as constants")
     };
     match form {
-        Form::F32 => data.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        Form::F32 => segface_kernels::cuda::elements(DType::F32, data).into(),
         Form::Element => segface_kernels::cuda::elements(precision.dtype(), data).into(),
         Form::Packed { n, k } => segface_kernels::cuda::pack(precision.fragment(), n, k, data).into(),
         Form::PositionBias { heads, area } => segface_kernels::cuda::pack_position_bias(heads, area, data).into(),

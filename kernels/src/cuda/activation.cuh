@@ -1,5 +1,4 @@
-// Activations, on f32. Numbered as in `segface_kernels::cuda::activation_number`. None branches: the lanes of a warp see
-// numbers of every size.
+// Activations (`segface_kernels::Act`), on f32. None branches: the lanes of a warp see numbers of every size.
 #pragma once
 #include "cuda/number.cuh"
 

@@ -115,13 +115,7 @@ __device__ __forceinline__ void wide_product(typename S::Sums &sums, Source &sou
                         for (int m = 0; m < S::M_ATOMS; m++) M::multiply(sums[m][n], fragments[m][s], weight[n][s]);
                     load_packed<P>(weight[n], weight_block(next, n));
                 } else {
-                    const u8 *block = weight_block(block_k, n);
-                    const int t = lane_id() & 3;
-#pragma unroll
-                    for (int s = 0; s < M::PACK_STEPS; s++) {
-                        const u8 *at = block + (s * PACK_COLUMNS + 2 * t) * 16;
-                        weight[n][s] = typename M::B{{load_chunk(at), load_chunk(at + 16)}};
-                    }
+                    load_packed<P>(weight[n], weight_block(block_k, n));
 #pragma unroll
                     for (int m = 0; m < S::M_ATOMS; m++) M::multiply_pack(sums[m][n], fragments[m], weight[n]);
                 }

@@ -93,11 +93,7 @@ impl<'g> Lowering<'g> {
 
     /// The element type's name in `cuda/number.cuh`.
     pub(crate) fn element_name(&self) -> &'static str {
-        match self.precision {
-            Precision::F32 | Precision::Tf32 => "float",
-            Precision::Bf16 => "bf16",
-            Precision::F16 => "f16",
-        }
+        element_type(self.precision.dtype())
     }
 
     /// The operand in `slot` in the element type of activations.

@@ -23,7 +23,8 @@ pub(super) fn squeeze_excite(l: &mut Lowering<'_>, spec: &SqueezeExciteSpec) {
         ("bias2", Slot::Bias1),
     ];
     let mut text = KernelText::new("squeeze_excite", "squeeze_excite/forward.cuh");
-    text.block(THREADS, 0, "squeeze_excite::THREADS - 256");
+    text.define(format!("static_assert(squeeze_excite::THREADS == {THREADS}, \"threads as launched\");"));
+    text.block(THREADS, 0, "0");
     for (name, slot) in operands {
         text.parameter(format!("const float *{name}"), l.f32(slot));
     }
