@@ -35,21 +35,30 @@ __device__ __forceinline__ bool is_last(u32 *counter, int blocks) {
     return last;
 }
 
-// Waits until every block of a cooperative grid, one-dimensional, is here; once per launch. What they wrote before may then be
-// read (`load_from_others`). `counters[2]` are zero before and after the launch: the second counts those who leave.
-__device__ __forceinline__ void wait_for_grid(u32 *counters) {
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        __threadfence();
-        atomicAdd(&counters[0], 1u);
-        u32 arrived;
-        do {
-            asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(arrived) : "l"(&counters[0]) : "memory");
-        } while (arrived < gridDim.x);
-        __threadfence();
-        if (atomicInc(&counters[1], gridDim.x - 1) == gridDim.x - 1) atomicExch(&counters[0], 0u);
+// Where all blocks of a cooperative, one-dimensional grid meet, as often as they like. What they wrote before may then be read. The two
+// counters are zero before the launch and, when every block has left, after it.
+struct GridBarrier {
+    u32 *counters;
+    u32 target = 0;
+
+    __device__ __forceinline__ void meet() {
+        __syncthreads();
+        if (threadIdx.x == 0) {
+            target += gridDim.x;
+            asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counters) : "memory");
+            u32 seen;
+            do {
+                asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(counters) : "memory");
+            } while (seen < target);
+        }
+        __syncthreads();
     }
-    __syncthreads();
-}
+    __device__ __forceinline__ void leave() {
+        if (threadIdx.x != 0) return;
+        u32 left;
+        asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;" : "=r"(left) : "l"(counters + 1) : "memory");
+        if (left == gridDim.x - 1) counters[0] = 0, counters[1] = 0;
+    }
+};
 
 }  // namespace segface

@@ -40,10 +40,56 @@ struct Shape {
 // Rows past the end and columns past the matrix are the source's to fill with zeros. A source may as well load and store into
 // the tile itself: barriers lie between that and the first read.
 
+// This thread's rows of a tile and its chunk of each: `of(i, row, chunk)` for every slot.
+template <class S, class Slot>
+__device__ __forceinline__ void for_each_slot(Slot of) {
+    const int thread = int(threadIdx.x), chunk = thread % S::ROW_CHUNKS, first_row = thread / S::ROW_CHUNKS;
+#pragma unroll
+    for (int i = 0; i < S::SLOTS; i++) {
+        const int row = first_row + i * S::ROW_STEP;
+        if (S::ROWS % S::ROW_STEP == 0 || row < S::ROWS) of(i, row, chunk);
+    }
+}
+
+// Names the thread's rows to the source, also those past the tile: a source may reduce over lanes.
+template <class S, class Source>
+__device__ __forceinline__ void prepare_rows(Source &source) {
+#pragma unroll
+    for (int i = 0; i < S::SLOTS; i++) source.prepare(i, int(threadIdx.x) / S::ROW_CHUNKS + i * S::ROW_STEP);
+}
+
+// Starts the copies of a stage whose first column is k.
+template <class S, class Source, class T>
+__device__ __forceinline__ void copy_rows(Source &source, const T &tile, int k) {
+    for_each_slot<S>([&](int i, int row, int chunk) { source.copy(i, tile.address(row, chunk), k + chunk * CHUNK<typename S::E>); });
+}
+
+// What the source makes of a stage that has landed. A thread sees its own copies without a barrier.
+template <class S, class Source, class T>
+__device__ __forceinline__ void transform_rows(Source &source, const T &tile, int k) {
+    if constexpr (Source::TRANSFORMS) {
+        for_each_slot<S>([&](int i, int row, int chunk) {
+            const u32 address = tile.address(row, chunk);
+            Chunk numbers = load_shared(address);
+            source.transform(i, numbers, k + chunk * CHUNK<typename S::E>);
+            store_shared(address, numbers);
+        });
+    }
+}
+
+template <int M_ATOMS, int N_ATOMS>
+__device__ __forceinline__ void clear(float (&sums)[M_ATOMS][N_ATOMS][4]) {
+#pragma unroll
+    for (int m = 0; m < M_ATOMS; m++)
+#pragma unroll
+        for (int n = 0; n < N_ATOMS; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) sums[m][n][i] = 0.0f;
+}
+
 template <class S, class Source>
 struct Product {
     using P = typename S::P;
-    using E = typename S::E;
     using M = Mma<P>;
 
     // Columns n_begin .. n_begin + COLUMNS of weights that have `columns` (a multiple of 8) and k padded to whole blocks.
@@ -57,17 +103,11 @@ struct Product {
     template <class Blocks>
     static __device__ __forceinline__ void run_blocks(typename S::Sums &sums, Source &source, const u8 *weights, int k, int blocks_n,
                                                       Blocks block_of, u32 buffer) {
-        const int thread = int(threadIdx.x), lane_chunk = thread % S::ROW_CHUNKS, first_row = thread / S::ROW_CHUNKS;
+        const int thread = int(threadIdx.x);
         const int blocks_k = ceil_divide(k, PACK_K<P>);
         const int steps = ceil_divide(k, S::K);
-#pragma unroll
-        for (int i = 0; i < S::SLOTS; i++) source.prepare(i, first_row + i * S::ROW_STEP);
-#pragma unroll
-        for (int m = 0; m < S::M_ATOMS; m++)
-#pragma unroll
-            for (int n = 0; n < S::N_ATOMS; n++)
-#pragma unroll
-                for (int i = 0; i < 4; i++) sums[m][n][i] = 0.0f;
+        prepare_rows<S>(source);
+        clear(sums);
 
         // The chunks of weights that this thread copies: where they are in the first stage; each stage is one stride further.
         constexpr int B_CHUNKS = S::B_BYTES / 16, RUN = S::COLUMNS / PACK_COLUMNS * (PACK_BYTES / 16);
@@ -89,13 +129,7 @@ struct Product {
             if (started < steps) {
                 const u32 a = buffer + u32(started_stage) * S::STAGE_BYTES, b = a + S::A_BYTES;
                 const typename S::ATile tile{a};
-#pragma unroll
-                for (int i = 0; i < S::SLOTS; i++) {
-                    const int row = first_row + i * S::ROW_STEP;
-                    if (S::ROWS % S::ROW_STEP == 0 || row < S::ROWS) {
-                        source.copy(i, tile.address(row, lane_chunk), started * S::K + lane_chunk * CHUNK<E>);
-                    }
-                }
+                copy_rows<S>(source, tile, started * S::K);
 #pragma unroll
                 for (int i = 0; i < B_SLOTS; i++) {
                     const int chunk = thread + i * S::THREADS;
@@ -123,19 +157,7 @@ struct Product {
             stage = stage + 1 == S::STAGES ? 0 : stage + 1;
             const typename S::ATile tile{a};
             wait_copies<S::STAGES - 2>();
-            if constexpr (Source::TRANSFORMS) {
-                // A thread sees its own copies without a barrier.
-#pragma unroll
-                for (int i = 0; i < S::SLOTS; i++) {
-                    const int r = first_row + i * S::ROW_STEP;
-                    if (S::ROWS % S::ROW_STEP == 0 || r < S::ROWS) {
-                        const u32 address = tile.address(r, lane_chunk);
-                        Chunk chunk = load_shared(address);
-                        source.transform(i, chunk, step * S::K + lane_chunk * CHUNK<E>);
-                        store_shared(address, chunk);
-                    }
-                }
-            }
+            transform_rows<S>(source, tile, step * S::K);
             __syncthreads();
             start();
 #pragma unroll

@@ -9,21 +9,18 @@
 
 namespace segface::gemm {
 
-// The lane's fragments of a packed block in global memory.
+// The lane's fragments of a packed block in global memory, where two steps of k make one.
 template <class P>
-__device__ __forceinline__ void load_packed(typename Mma<P>::B (&b)[Mma<P>::PACK_STEPS], const u8 *block) {
-    if constexpr (Mma<P>::PACK_STEPS == 2) {
-        const Chunk c = load_chunk(block + lane_id() * 16);
-        b[0] = {{c.word[0], c.word[1]}};
-        b[1] = {{c.word[2], c.word[3]}};
-    } else {
-        const int t = lane_id() & 3;
-#pragma unroll
-        for (int step = 0; step < Mma<P>::PACK_STEPS; step++) {
-            const u8 *at = block + (step * PACK_COLUMNS + 2 * t) * 16;
-            b[step] = {{load_chunk(at), load_chunk(at + 16)}};
-        }
-    }
+__device__ __forceinline__ void load_packed(typename Mma<P>::B (&b)[2], const u8 *block) {
+    const Chunk c = load_chunk(block + lane_id() * 16);
+    b[0] = {{c.word[0], c.word[1]}};
+    b[1] = {{c.word[2], c.word[3]}};
+}
+
+// The lane's fragment of one step of k, in f32.
+__device__ __forceinline__ Mma<Single>::B load_packed_step(const u8 *block, int step) {
+    const u8 *at = block + (step * PACK_COLUMNS + 2 * (lane_id() & 3)) * 16;
+    return {{load_chunk(at), load_chunk(at + 16)}};
 }
 
 template <class S>
@@ -35,31 +32,17 @@ constexpr int wide_bytes(int finish) {
 template <class S, class Source>
 __device__ __forceinline__ void wide_product(typename S::Sums &sums, Source &source, const u8 *weights, int k, int columns, u32 buffer) {
     using P = typename S::P;
-    using E = typename S::E;
     using M = Mma<P>;
     // Fragments of f32 for a whole block of weights would fill the registers; those are read when they are needed.
     constexpr bool AHEAD = M::PACK_STEPS == 2;
-    const int thread = int(threadIdx.x), lane_chunk = thread % S::ROW_CHUNKS, first_row = thread / S::ROW_CHUNKS;
     const int steps = ceil_divide(k, S::K), blocks_n = columns / PACK_COLUMNS, blocks_k = ceil_divide(k, PACK_K<P>);
-    const int warp = thread / 32, row = warp % S::WARPS_M * S::WARP_ROWS, column_block = warp / S::WARPS_M * S::N_ATOMS;
-#pragma unroll
-    for (int i = 0; i < S::SLOTS; i++) source.prepare(i, first_row + i * S::ROW_STEP);
-#pragma unroll
-    for (int m = 0; m < S::M_ATOMS; m++)
-#pragma unroll
-        for (int n = 0; n < S::N_ATOMS; n++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) sums[m][n][i] = 0.0f;
+    const int warp = int(threadIdx.x) / 32, row = warp % S::WARPS_M * S::WARP_ROWS, column_block = warp / S::WARPS_M * S::N_ATOMS;
+    prepare_rows<S>(source);
+    clear(sums);
     auto start = [&](int step) {
         if (step < steps) {
             const typename S::ATile tile{buffer + u32(step % S::STAGES) * S::A_BYTES};
-#pragma unroll
-            for (int i = 0; i < S::SLOTS; i++) {
-                const int r = first_row + i * S::ROW_STEP;
-                if (S::ROWS % S::ROW_STEP == 0 || r < S::ROWS) {
-                    source.copy(i, tile.address(r, lane_chunk), step * S::K + lane_chunk * CHUNK<E>);
-                }
-            }
+            copy_rows<S>(source, tile, step * S::K);
         }
         commit_copies();
     };
@@ -71,7 +54,7 @@ __device__ __forceinline__ void wide_product(typename S::Sums &sums, Source &sou
         const int block = column_block + n < blocks_n ? column_block + n : blocks_n - 1;
         return weights + u64(block_k * blocks_n + block) * PACK_BYTES;
     };
-    typename M::B weight[S::N_ATOMS][M::PACK_STEPS];
+    typename M::B weight[AHEAD ? S::N_ATOMS : 1][M::PACK_STEPS];
     if constexpr (AHEAD) {
 #pragma unroll
         for (int n = 0; n < S::N_ATOMS; n++) load_packed<P>(weight[n], weight_block(0, n));
@@ -80,21 +63,11 @@ __device__ __forceinline__ void wide_product(typename S::Sums &sums, Source &sou
     for (int step = 0; step < steps; step++) {
         const typename S::ATile tile{buffer + u32(step % S::STAGES) * S::A_BYTES};
         wait_copies<S::STAGES - 2>();
-        if constexpr (Source::TRANSFORMS) {
-#pragma unroll
-            for (int i = 0; i < S::SLOTS; i++) {
-                const int r = first_row + i * S::ROW_STEP;
-                if (S::ROWS % S::ROW_STEP == 0 || r < S::ROWS) {
-                    const u32 address = tile.address(r, lane_chunk);
-                    Chunk chunk = load_shared(address);
-                    source.transform(i, chunk, step * S::K + lane_chunk * CHUNK<E>);
-                    store_shared(address, chunk);
-                }
-            }
-        }
+        transform_rows<S>(source, tile, step * S::K);
         __syncthreads();
         start(step + S::STAGES - 1);
-#pragma unroll
+        // In f32 one after the other: unrolled, addresses and fragments of both would spill.
+#pragma unroll(AHEAD ? S::PACKS : 1)
         for (int pack = 0; pack < S::PACKS; pack++) {
             const int block_k = step * S::PACKS + pack;
             if (block_k >= blocks_k) break;
@@ -115,9 +88,18 @@ __device__ __forceinline__ void wide_product(typename S::Sums &sums, Source &sou
                         for (int m = 0; m < S::M_ATOMS; m++) M::multiply(sums[m][n], fragments[m][s], weight[n][s]);
                     load_packed<P>(weight[n], weight_block(next, n));
                 } else {
-                    load_packed<P>(weight[n], weight_block(block_k, n));
+                    // Step by step, as `multiply_pack` sums: the fragments of all steps at once would spill.
+                    float part[S::M_ATOMS][4] = {};
 #pragma unroll
-                    for (int m = 0; m < S::M_ATOMS; m++) M::multiply_pack(sums[m][n], fragments[m], weight[n]);
+                    for (int s = 0; s < M::PACK_STEPS; s++) {
+                        const auto b = load_packed_step(weight_block(block_k, n), s);
+#pragma unroll
+                        for (int m = 0; m < S::M_ATOMS; m++) M::multiply(part[m], fragments[m][s], b);
+                    }
+#pragma unroll
+                    for (int m = 0; m < S::M_ATOMS; m++)
+#pragma unroll
+                        for (int i = 0; i < 4; i++) sums[m][n][i] += part[m][i];
                 }
             }
         }

@@ -32,7 +32,7 @@ __device__ __forceinline__ float dot(const float *weight, const float *x, int n,
     return sum;
 }
 
-// C and S are multiples of 4. `counters` are the two of `wait_for_grid`.
+// C and S are multiples of 4. `counters` are the two of `GridBarrier`.
 template <int C, int S, Act ACT, Act GATE>
 __device__ __forceinline__ void forward(const float *__restrict__ sums, const float *__restrict__ weight1,
                                         const float *__restrict__ bias1, const float *__restrict__ weight2,
@@ -48,7 +48,8 @@ __device__ __forceinline__ void forward(const float *__restrict__ sums, const fl
             if (lane == 0) hidden[image * S + row] = activate<ACT>(sum / pixels + bias1[row]);
         }
     }
-    wait_for_grid(counters);
+    GridBarrier barrier{counters};
+    barrier.meet();
     constexpr int ROWS = 32 / EXCITE_LANES;
     for (int first = (int(blockIdx.x) * (THREADS / 32) + thread / 32) * ROWS; first < C; first += warps * ROWS) {
         // Lanes past the last row take it once more: all must meet in the sum.
@@ -58,6 +59,7 @@ __device__ __forceinline__ void forward(const float *__restrict__ sums, const fl
             if (row < C && lane % EXCITE_LANES == 0) gate[image * C + row] = activate<GATE>(sum + bias2[row]);
         }
     }
+    barrier.leave();
 }
 
 }  // namespace segface::squeeze_excite

@@ -15,7 +15,7 @@
 // being some columns of a layer for the T rows of one image. Every weight is read by one unit an image, 16 bytes a lane; the layer norm
 // before a layer is done again by each unit, which is cheaper than another barrier.
 #pragma once
-#include "cuda/number.cuh"
+#include "cuda/grid.cuh"
 
 namespace segface::token_attention {
 
@@ -51,31 +51,6 @@ struct TokenStepOperands {
 
 // Numbers of working memory per class token.
 constexpr int STEP_WORKSPACE = 4864;
-
-// All blocks of a cooperative launch meet. The counters are zero again when the last has left.
-struct GridBarrier {
-    u32 *counters;
-    u32 target = 0;
-
-    __device__ __forceinline__ void meet() {
-        __syncthreads();
-        if (threadIdx.x == 0) {
-            target += gridDim.x;
-            asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counters) : "memory");
-            u32 seen;
-            do {
-                asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(counters) : "memory");
-            } while (seen < target);
-        }
-        __syncthreads();
-    }
-    __device__ __forceinline__ void leave() {
-        if (threadIdx.x != 0) return;
-        u32 left;
-        asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;" : "=r"(left) : "l"(counters + 1) : "memory");
-        if (left == gridDim.x - 1) counters[0] = 0, counters[1] = 0;
-    }
-};
 
 // Sums 32 numbers over the lanes; lane l gets the l-th sum. 31 shuffles instead of 160.
 __device__ __forceinline__ float transpose_reduce(float (&v)[32]) {
