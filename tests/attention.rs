@@ -1,12 +1,16 @@
 //! `attention` against libtorch: shared and own queries, keys and values, one key, many keys, scores that saturate.
 
 use proptest::prelude::*;
+use segface_codegen::ir::{Op, Slot};
+use segface_codegen::plan::Precision;
 use segface_kernels::{
     Element,
     attention::{self, AttentionOperands, AttentionSpec},
     bf16,
 };
 use segface_tests::{
+    cuda::{floor, judge_single},
+    in_every_precision,
     judge::{Failure, Floor},
     operand::{Values, values, widen},
     problems::{judge_kernel, random_problems},
@@ -59,6 +63,23 @@ fn check<T: Element>(problem: &Problem) -> Result<(), Failure> {
 fn both(problem: &Problem) -> Result<(), Failure> {
     check::<f32>(problem)?;
     check::<bf16>(problem)
+}
+
+fn check_on_device<T: Element>(problem: &Problem, precision: Precision) -> Result<(), Failure> {
+    let Problem { ref spec, ref values, .. } = *problem;
+    let width = spec.heads * spec.head_dim;
+    let q = values.input::<T>("q", &[spec.batch, spec.queries, width]);
+    let [k, v] = ["k", "v"].map(|name| values.input::<T>(name, &[spec.batch, spec.keys, width]));
+    let operands = [(Slot::Query, &q), (Slot::Key, &k), (Slot::Value, &v)];
+    judge_single(precision, floor(precision), Op::Attention(*spec), &operands, |kind| {
+        let [q, k, v] = [&q, &k, &v].map(|x| x.tensor(kind));
+        vec![segface_reference::attention::attention(&q, &k, &v, spec.heads as i64, f64::from(spec.scale))]
+    })
+}
+
+#[test]
+fn attentions_on_a_device() {
+    random_problems("attention cuda", 6, problem(30, 60), |problem| in_every_precision!(check_on_device(problem)));
 }
 
 #[test]

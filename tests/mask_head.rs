@@ -1,6 +1,8 @@
 //! The mask head against libtorch: fused and in parts, maps of any size, any number of classes.
 
 use proptest::prelude::*;
+use segface_codegen::ir::{Op, Slot};
+use segface_codegen::plan::Precision;
 use segface_kernels::{
     Context, Element, Isa, bf16,
     gemm::PackedMatrix,
@@ -8,6 +10,8 @@ use segface_kernels::{
 };
 use segface_reference::{mask_head::MaskHead, mlp::Linear};
 use segface_tests::{
+    cuda::{floor, judge_single, run_single},
+    in_every_precision,
     judge::{Failure, Floor},
     operand::{Operand, Values, to_nhwc, values, widen},
     problems::{judge_kernel, random_problems},
@@ -138,6 +142,40 @@ fn fused_heads_on_odd_maps() {
         check::<f32>(problem)?;
         check::<bf16>(problem)
     });
+}
+
+fn check_on_device<T: Element>(problem: &Problem, precision: Precision) -> Result<(), Failure> {
+    // The class counts that the kernels are made for.
+    let problem = &Problem { classes: if problem.classes < 15 { 11 } else { 19 }, ..problem.clone() };
+    let Problem { batch, input, classes, .. } = *problem;
+    let n = Numbers::new::<T>(problem);
+    let op = |output| Op::MaskHead(MaskHeadSpec { batch, input, classes, output });
+    let operands = [
+        (Slot::X, &n.x),
+        (Slot::Weight, &n.weight1),
+        (Slot::Bias, &n.bias1),
+        (Slot::NormWeight, &n.gamma),
+        (Slot::NormBias, &n.beta),
+        (Slot::Weight1, &n.weight2),
+        (Slot::Bias1, &n.bias2),
+        (Slot::Hyper, &n.hyper),
+    ];
+    let reference = |kind: Kind| vec![n.reference(kind)];
+    judge_single(precision, floor(precision), op(MaskHeadOutput::Logits), &operands, reference)?;
+    let logits = run_single(precision, op(MaskHeadOutput::Logits), &operands).remove(0);
+    let labels = run_single(precision, op(MaskHeadOutput::Labels), &operands).remove(0);
+    let expected = arg_max(&logits, classes);
+    match labels.iter().zip(&expected).position(|(found, expected)| *found != f32::from(*expected)) {
+        None => Ok(()),
+        Some(pixel) => {
+            Err(Failure::new(format!("pixel {pixel} is {}, libtorch says {}", labels[pixel], expected[pixel])))
+        }
+    }
+}
+
+#[test]
+fn heads_on_a_device() {
+    random_problems("mask_head cuda", 5, problem(13), |problem| in_every_precision!(check_on_device(problem)));
 }
 
 fn check_product<T: Element>(problem: &Problem) -> Result<(), Failure> {

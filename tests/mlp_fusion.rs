@@ -1,6 +1,9 @@
 //! `mlp_fusion` against libtorch: maps of any size ratio, any number of channels, batches.
 
 use proptest::prelude::*;
+use segface_codegen::cuda::Rung;
+use segface_codegen::ir::{Op, Slot};
+use segface_codegen::plan::Precision;
 use segface_kernels::{
     Element, bf16,
     gemm::PackedMatrix,
@@ -8,6 +11,8 @@ use segface_kernels::{
 };
 use segface_reference::{gemm::linear, mlp::Linear, resample::bilinear};
 use segface_tests::{
+    cuda::{floor, judge_rung},
+    in_every_precision,
     judge::{Failure, Floor},
     operand::{Operand, Values, to_nchw, to_nhwc, values, widen},
     problems::{judge_kernel, random_problems},
@@ -65,6 +70,16 @@ impl Numbers {
         }
     }
 
+    fn reference(&self, spec: &MlpFusionSpec, kind: Kind) -> Tensor {
+        let mut sum = self.bias.tensor(kind);
+        for (tap, weight) in self.taps.iter().zip(&self.weights) {
+            let map = to_nchw(&linear(&tap.tensor(kind), &weight.tensor(kind), None));
+            let upsampled = to_nhwc(&bilinear(&map, spec.taps[0][0] as i64, spec.taps[0][1] as i64));
+            sum = &sum + upsampled;
+        }
+        sum
+    }
+
     fn run<T: Element>(&self, spec: &MlpFusionSpec, context: &mut segface_kernels::Context) -> Vec<f32> {
         let weights = [0, 1, 2, 3]
             .map(|i| PackedMatrix::pack::<T>(context.isa(), spec.width, spec.taps[i][2], self.weights[i].f32()));
@@ -87,16 +102,30 @@ impl Numbers {
 fn check<T: Element>(problem: &Problem) -> Result<(), Failure> {
     let spec = &problem.spec;
     let numbers = Numbers::new::<T>(problem);
-    let reference = |kind: Kind| {
-        let mut sum = numbers.bias.tensor(kind);
-        for (tap, weight) in numbers.taps.iter().zip(&numbers.weights) {
-            let map = to_nchw(&linear(&tap.tensor(kind), &weight.tensor(kind), None));
-            let upsampled = to_nhwc(&bilinear(&map, spec.taps[0][0] as i64, spec.taps[0][1] as i64));
-            sum = &sum + upsampled;
-        }
-        sum
-    };
+    let reference = |kind: Kind| numbers.reference(spec, kind);
     judge_kernel::<T>("mlp_fusion", Floor::of(T::DTYPE), reference, |context| numbers.run::<T>(spec, context))
+}
+
+fn check_on_device<T: Element>(problem: &Problem, precision: Precision) -> Result<(), Failure> {
+    let mut problem = problem.clone();
+    for tap in &mut problem.spec.taps {
+        tap[2] = tap[2].next_multiple_of(8);
+    }
+    let spec = problem.spec;
+    let numbers = Numbers::new::<T>(&problem);
+    let taps = [Slot::X, Slot::X1, Slot::X2, Slot::X3].into_iter().zip(&numbers.taps);
+    let weights = [Slot::Weight, Slot::Weight1, Slot::Weight2, Slot::Weight3].into_iter().zip(&numbers.weights);
+    let operands: Vec<_> = taps.chain(weights).chain([(Slot::Bias, &numbers.bias)]).collect();
+    let reference = |kind: Kind| vec![numbers.reference(&spec, kind)];
+    for rung in [None, Some(Rung::Naive)] {
+        judge_rung(rung, precision, floor(precision), Op::MlpFusion(spec), &operands, reference)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn maps_on_a_device() {
+    random_problems("mlp_fusion cuda", 6, problem(40, 100), |problem| in_every_precision!(check_on_device(problem)));
 }
 
 fn both(problem: &Problem) -> Result<(), Failure> {

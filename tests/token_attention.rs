@@ -2,6 +2,9 @@
 //! transformer as published, without any of the algebra.
 
 use proptest::prelude::*;
+use segface_codegen::cuda::Rung;
+use segface_codegen::ir::{Op, Slot};
+use segface_codegen::plan::Precision;
 use segface_kernels::{
     Act, Context, Element, bf16,
     gemm::PackedMatrix,
@@ -16,6 +19,8 @@ use segface_reference::{
     token_attention::{Attention, Norm, image_to_token, token_to_image},
 };
 use segface_tests::{
+    cuda::{floor, judge_rung},
+    in_every_precision,
     judge::{Failure, Floor},
     operand::{Operand, Values, unit_values, values, widen},
     problems::{judge_kernel, random_problems},
@@ -158,6 +163,53 @@ fn passes_over_few_image_tokens() {
 #[test]
 fn passes_over_many_image_tokens_merge_their_partial_sums() {
     random_problems("image_pass large", 5, problem(45), both_passes);
+}
+
+/// The class tokens that the device's kernels are made for; scores that f16 can tell apart.
+fn device_problem(side: usize) -> impl Strategy<Value = Problem> {
+    let tokens = prop::sample::select(vec![19usize, 11]);
+    let halves = prop::sample::select(vec![[true, true], [true, false], [false, true]]);
+    let spread = prop::sample::select(vec![1.0, 5.0]);
+    (1..=2usize, [1..=side, 1..=side], tokens, halves, any::<bool>(), spread, unit_values()).prop_map(
+        |(batch, input, tokens, [update, attend], shared_attend, spread, values)| {
+            let spec = ImagePassSpec { batch, input, tokens, update, attend, shared_attend, eps: EPS };
+            Problem { spec, spread, values }
+        },
+    )
+}
+
+fn check_device_pass<T: Element>(problem: &Problem, precision: Precision) -> Result<(), Failure> {
+    let spec = &problem.spec;
+    let n = PassNumbers::new::<T>(problem);
+    let mut operands = vec![(Slot::X, &n.x), (Slot::Pe, &n.pe)];
+    if spec.update {
+        operands.extend([
+            (Slot::UpdateScores, &n.update_scores),
+            (Slot::UpdateScoreBias, &n.update_score_bias),
+            (Slot::UpdateValues, &n.update_values),
+            (Slot::UpdateBias, &n.update_bias),
+            (Slot::NormWeight, &n.gamma),
+            (Slot::NormBias, &n.beta),
+        ]);
+    }
+    if spec.attend {
+        operands.push((Slot::AttendScores, &n.attend_scores));
+    }
+    let reference = |kind: Kind| {
+        let made = [spec.update, spec.attend];
+        n.reference(spec, kind).into_iter().zip(made).filter_map(|(result, made)| made.then_some(result)).collect()
+    };
+    for rung in [None, Some(Rung::Naive)] {
+        judge_rung(rung, precision, floor(precision), Op::ImagePass(*spec), &operands, reference)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn passes_on_a_device() {
+    random_problems("image_pass cuda", 6, device_problem(30), |problem| {
+        in_every_precision!(check_device_pass(problem))
+    });
 }
 
 /// Image tokens that grow along the map: every later chunk's scores dwarf the earlier ones'.

@@ -1,6 +1,5 @@
 //! Convolutions: every window of our networks and some of none, maps smaller than the window, stems, every epilogue.
 
-use half::{bf16, f16};
 use proptest::prelude::*;
 use segface_codegen::ir::{Op, Slot};
 use segface_codegen::plan::Precision;
@@ -8,6 +7,7 @@ use segface_kernels::{Element, conv::ConvSpec};
 use segface_tests::{
     cuda::{floor, judge_single},
     epilogue::{EpilogueChoice, EpilogueNumbers, any_epilogue},
+    in_every_precision,
     judge::Failure,
     operand::{Values, to_nhwc, values},
     problems::random_problems,
@@ -54,10 +54,7 @@ fn check<T: Element>(problem: &Problem, precision: Precision) -> Result<(), Fail
 }
 
 fn every_precision(problem: &Problem) -> Result<(), Failure> {
-    check::<f32>(problem, Precision::F32)?;
-    check::<f32>(problem, Precision::Tf32)?;
-    check::<f16>(problem, Precision::F16)?;
-    check::<bf16>(problem, Precision::Bf16)
+    in_every_precision!(check(problem))
 }
 
 #[test]

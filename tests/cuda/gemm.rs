@@ -1,7 +1,7 @@
 //! Products: every prologue and epilogue, odd sizes, few rows and many.
 
-use half::{bf16, f16};
 use proptest::prelude::*;
+use segface_codegen::cuda::Rung;
 use segface_codegen::ir::{Op, Slot};
 use segface_codegen::plan::Precision;
 use segface_kernels::{
@@ -10,8 +10,9 @@ use segface_kernels::{
 };
 use segface_reference::{gemm::linear, layer_norm::layer_norm};
 use segface_tests::{
-    cuda::{floor, judge_single},
+    cuda::{floor, judge_rung},
     epilogue::{EpilogueChoice, EpilogueNumbers, any_epilogue},
+    in_every_precision,
     judge::Failure,
     operand::{Values, values},
     problems::random_problems,
@@ -26,6 +27,8 @@ struct Problem {
     k: usize,
     prologue: Prologue,
     epilogue: EpilogueChoice,
+    /// Which rung of the ladder computes it; the top if none.
+    rung: Option<Rung>,
     values: Values,
 }
 
@@ -42,13 +45,13 @@ fn problem(rows: usize, n: usize, k: usize) -> impl Strategy<Value = Problem> {
                 Prologue::Gate { .. } => Prologue::Gate { rows_per_gate: rows },
                 other => other,
             };
-            Problem { batch, rows, n: 8 * n, k: 8 * k, prologue, epilogue, values }
+            Problem { batch, rows, n: 8 * n, k: 8 * k, prologue, epilogue, rung: None, values }
         },
     )
 }
 
 fn check<T: Element>(problem: &Problem, precision: Precision) -> Result<(), Failure> {
-    let Problem { batch, rows: image_rows, n, k, prologue, epilogue, ref values } = *problem;
+    let Problem { batch, rows: image_rows, n, k, prologue, epilogue, rung, ref values } = *problem;
     let rows = batch * image_rows;
     let x = values.input::<T>("x", &[rows, k]);
     let weight = values.weight::<T>("weight", &[n, k], 1.0 / (k as f64).sqrt());
@@ -63,7 +66,7 @@ fn check<T: Element>(problem: &Problem, precision: Precision) -> Result<(), Fail
     }
     operands.extend(numbers.slots(Slot::Bias));
     let op = Op::Gemm(GemmSpec { rows, n, k, prologue, epilogue: epilogue.epilogue });
-    judge_single(precision, floor(precision), op, &operands, |kind: Kind| {
+    judge_rung(rung, precision, floor(precision), op, &operands, |kind: Kind| {
         let x = x.tensor(kind);
         let x = match prologue {
             Prologue::None => x,
@@ -80,10 +83,7 @@ fn check<T: Element>(problem: &Problem, precision: Precision) -> Result<(), Fail
 }
 
 fn every_precision(problem: &Problem) -> Result<(), Failure> {
-    check::<f32>(problem, Precision::F32)?;
-    check::<f32>(problem, Precision::Tf32)?;
-    check::<f16>(problem, Precision::F16)?;
-    check::<bf16>(problem, Precision::Bf16)
+    in_every_precision!(check(problem))
 }
 
 #[test]
@@ -104,4 +104,15 @@ fn products_of_few_rows_and_many_columns() {
 #[test]
 fn deep_products() {
     random_problems("cuda gemm deep", 2, problem(40, 12, 200), every_precision);
+}
+
+/// The lower rungs take rows as they are and norm nothing.
+#[test]
+fn products_on_every_rung() {
+    let rung = prop::sample::select(vec![Some(Rung::Naive), Some(Rung::Tiled)]);
+    let plain = (problem(90, 10, 8), rung).prop_map(|(mut problem, rung)| {
+        problem.epilogue.epilogue.norm = None;
+        Problem { prologue: Prologue::None, rung, ..problem }
+    });
+    random_problems("cuda gemm rungs", 6, plain, every_precision);
 }

@@ -9,6 +9,7 @@ mod layer_norm;
 mod mlp;
 mod models;
 mod patch_merge;
+mod photo;
 mod resample;
 mod squeeze_excite;
 mod window_attention;

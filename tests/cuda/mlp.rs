@@ -1,14 +1,15 @@
 //! MLPs: in one launch (many rows, few channels) and in two, every epilogue.
 
-use half::{bf16, f16};
 use proptest::prelude::*;
+use segface_codegen::cuda::Rung;
 use segface_codegen::ir::{Op, Slot};
 use segface_codegen::plan::Precision;
 use segface_kernels::{Act, Element, mlp::MlpSpec};
 use segface_reference::{elementwise::activate, gemm::linear, layer_norm::layer_norm};
 use segface_tests::{
-    cuda::{floor, judge_single},
+    cuda::{floor, judge_rung},
     epilogue::{EpilogueChoice, EpilogueNumbers, any_act, any_epilogue},
+    in_every_precision,
     judge::Failure,
     operand::{Values, values},
     problems::random_problems,
@@ -23,6 +24,8 @@ struct Problem {
     norm: Option<f32>,
     act: Act,
     epilogue: EpilogueChoice,
+    /// Which rung of the ladder computes it; the top if none.
+    rung: Option<Rung>,
     values: Values,
 }
 
@@ -37,13 +40,14 @@ fn problem(rows: std::ops::Range<usize>, channels: usize, hidden: usize) -> impl
             norm,
             act,
             epilogue,
+            rung: None,
             values,
         },
     )
 }
 
 fn check<T: Element>(problem: &Problem, precision: Precision) -> Result<(), Failure> {
-    let Problem { rows, channels, hidden, norm, act, epilogue, ref values } = *problem;
+    let Problem { rows, channels, hidden, norm, act, epilogue, rung, ref values } = *problem;
     let x = values.input::<T>("x", &[rows, channels]);
     let weight1 = values.weight::<T>("weight1", &[hidden, channels], 1.0 / (channels as f64).sqrt());
     let weight2 = values.weight::<T>("weight2", &[channels, hidden], 1.0 / (hidden as f64).sqrt());
@@ -56,7 +60,7 @@ fn check<T: Element>(problem: &Problem, precision: Precision) -> Result<(), Fail
     }
     operands.extend(numbers.slots(Slot::Bias1));
     let op = Op::Mlp(MlpSpec { rows, channels, hidden, norm, act, epilogue: epilogue.epilogue });
-    judge_single(precision, floor(precision), op, &operands, |kind: Kind| {
+    judge_rung(rung, precision, floor(precision), op, &operands, |kind: Kind| {
         let mut y = x.tensor(kind);
         if let Some(eps) = norm {
             y = layer_norm(&y, &norm_weight.tensor(kind), &norm_bias.tensor(kind), f64::from(eps));
@@ -67,10 +71,7 @@ fn check<T: Element>(problem: &Problem, precision: Precision) -> Result<(), Fail
 }
 
 fn every_precision(problem: &Problem) -> Result<(), Failure> {
-    check::<f32>(problem, Precision::F32)?;
-    check::<f32>(problem, Precision::Tf32)?;
-    check::<f16>(problem, Precision::F16)?;
-    check::<bf16>(problem, Precision::Bf16)
+    in_every_precision!(check(problem))
 }
 
 #[test]
@@ -88,4 +89,17 @@ fn mlps_of_wide_rows() {
 fn mlps_in_one_launch() {
     let fused = problem(6912..7000, 3, 3).prop_map(|p| Problem { channels: 4 * p.channels, hidden: 8 * p.hidden, ..p });
     random_problems("cuda mlp fused", 3, fused, every_precision);
+}
+
+/// The lower rungs end in bias, scale and residual.
+#[test]
+fn mlps_on_every_rung() {
+    let rung = prop::sample::select(vec![Some(Rung::Naive), Some(Rung::Tiled)]);
+    let plain = (problem(1..90, 8, 12), rung).prop_map(|(mut problem, rung)| {
+        let epilogue = &mut problem.epilogue.epilogue;
+        (epilogue.bias, epilogue.norm) = (true, None);
+        (epilogue.act, epilogue.act_after) = (Act::Identity, Act::Identity);
+        Problem { rung, ..problem }
+    });
+    random_problems("cuda mlp rungs", 6, plain, every_precision);
 }

@@ -2,6 +2,7 @@
 
 use half::{bf16, f16};
 use proptest::prelude::*;
+use segface_codegen::cuda::Rung;
 use segface_codegen::ir::{Op, Slot};
 use segface_codegen::plan::Precision;
 use segface_kernels::{
@@ -14,7 +15,7 @@ use segface_reference::{
     window_attention::{Scores, WindowAttention, attend, shift_mask},
 };
 use segface_tests::{
-    cuda::judge_single,
+    cuda::{judge_rung, judge_single},
     judge::{Failure, Floor},
     operand::{Operand, Values, values},
     problems::random_problems,
@@ -146,14 +147,14 @@ fn fused<T: Element>(p: &Problem, precision: Precision) -> Result<(), Failure> {
     })
 }
 
-fn core<T: Element>(p: &Problem, precision: Precision) -> Result<(), Failure> {
+fn core<T: Element>(p: &Problem, precision: Precision, rung: Option<Rung>) -> Result<(), Failure> {
     let (plan, channels, area) = (p.plan(), HEAD * p.heads, p.window() * p.window());
     let windows = p.batch * plan.windows().iter().product::<usize>();
     let qkv = p.values.input::<T>("qkv", &[windows, area, 3 * channels]);
     let (position_bias, score_scale) = (p.position_bias::<T>(), p.score_scale::<T>());
     let spec = WindowCoreSpec { batch: p.batch, plan, channels, heads: p.heads, kind: p.kind };
     let operands = [(Slot::X, &qkv), (Slot::ScoreScale, &score_scale), (Slot::ScoreBias, &position_bias)];
-    judge_single(precision, floor(precision, area), Op::WindowCore(spec), &operands, |kind| {
+    judge_rung(rung, precision, floor(precision, area), Op::WindowCore(spec), &operands, |kind| {
         let [height, width] = plan.padded().map(|n| n as i64);
         let shift = plan.shift.map(|s| s as i64);
         let mask = shift_mask(height, width, p.window() as i64, shift[0], shift[1], kind);
@@ -175,8 +176,11 @@ fn the_fused_branch() {
 #[test]
 fn attention_within_windows() {
     random_problems("cuda window core", 6, problem(), |p| {
-        core::<f32>(p, Precision::F32)?;
-        core::<f16>(p, Precision::F16)?;
-        core::<bf16>(p, Precision::Bf16)
+        for rung in [None, Some(Rung::Naive)] {
+            core::<f32>(p, Precision::F32, rung)?;
+            core::<f16>(p, Precision::F16, rung)?;
+            core::<bf16>(p, Precision::Bf16, rung)?;
+        }
+        Ok(())
     });
 }

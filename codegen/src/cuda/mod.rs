@@ -13,4 +13,5 @@ pub mod tile;
 
 pub use image::image_kernels;
 pub use kernel::{Argument, Kernel, Launch};
-pub use program::{Form, Program, compile, compile_graph};
+pub use lower::Rung;
+pub use program::{Form, Program, compile, compile_graph, compile_rung};

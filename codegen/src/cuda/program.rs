@@ -1,7 +1,7 @@
 //! A network as CUDA kernels.
 
 use super::kernel::{Argument, Kernel, Launch};
-use super::lower::Lowering;
+use super::lower::{Lowering, Rung};
 use crate::ir::{Graph, Output, Source, ValueId};
 use crate::passes::MemoryPlan;
 use crate::passes::plan_memory::plan_memory_with;
@@ -69,8 +69,13 @@ pub fn compile(
 }
 
 /// Turns the nodes of a graph, in the precision it was lowered to, into launches.
-pub fn compile_graph(model: ModelSpec, precision: Precision, mut graph: Graph) -> Program {
-    let mut lowering = Lowering::new(&graph, precision);
+pub fn compile_graph(model: ModelSpec, precision: Precision, graph: Graph) -> Program {
+    compile_rung(model, precision, graph, None)
+}
+
+/// [`compile_graph`] with the kernels of a ladder's lower rung where there is one.
+pub fn compile_rung(model: ModelSpec, precision: Precision, mut graph: Graph, rung: Option<Rung>) -> Program {
+    let mut lowering = Lowering::new(&graph, precision, rung);
     for index in 0..graph.nodes.len() {
         lowering.lower(index);
     }

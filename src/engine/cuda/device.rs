@@ -1,9 +1,14 @@
 //! The cards.
 
-use super::CudaError;
-use cudarc::driver::sys::CUdevice_attribute;
-use cudarc::driver::{CudaContext, result};
+use super::{CudaError, Image};
+use cudarc::driver::sys::{CUdevice_attribute, CUfunction_attribute, CUresult};
+use cudarc::driver::{CudaContext, CudaFunction, CudaSlice, CudaStream, DeviceRepr, result};
+use cudarc::nvrtc::Ptx;
+use segface_codegen::cuda::Kernel;
 use std::sync::Arc;
+
+/// Dynamic shared memory that a kernel may use without asking.
+const FREE_SHARED_BYTES: u32 = 48 * 1024;
 
 /// A card that kernels can run on.
 #[derive(Clone)]
@@ -48,6 +53,41 @@ impl Device {
     /// Compute capability, major and minor.
     pub fn capability(&self) -> (i32, i32) {
         self.capability
+    }
+
+    /// Loads a kernel and allows it the shared memory it needs.
+    pub(super) fn load(&self, kernel: &Kernel, image: &Image) -> Result<CudaFunction, CudaError> {
+        let what = || format!("loading the kernel {}", kernel.name);
+        let code = match image {
+            Image::Ptx(text) => Ptx::from_src(text),
+            Image::Cubin(bytes) => Ptx::from_binary(bytes.clone()),
+        };
+        let module = self.context.load_module(code).map_err(CudaError::of(what()))?;
+        let function = module.load_function(&kernel.name).map_err(CudaError::of(what()))?;
+        if kernel.shared_bytes > FREE_SHARED_BYTES {
+            let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            function.set_attribute(attribute, kernel.shared_bytes as i32).map_err(CudaError::of(what()))?;
+        }
+        Ok(function)
+    }
+
+    /// Memory for `len` elements, at least one. It holds anything: whoever asks writes before anybody reads.
+    pub(super) fn allocate<T: DeviceRepr>(
+        &self,
+        stream: &Arc<CudaStream>,
+        len: usize,
+        what: &'static str,
+    ) -> Result<CudaSlice<T>, CudaError> {
+        // SAFETY: the contract above.
+        unsafe { stream.alloc::<T>(len.max(1)) }.map_err(|source| {
+            let bytes = len * size_of::<T>();
+            match source.0 {
+                CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
+                    CudaError::OutOfMemory { bytes, what, free: self.memory().map_or(0, |(free, _)| free) }
+                }
+                _ => CudaError::Driver { what: format!("allocating {bytes} bytes of {what}"), source },
+            }
+        })
     }
 
     /// Bytes of its memory: free, and in all.

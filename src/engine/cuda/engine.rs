@@ -1,20 +1,18 @@
 //! Runs a program on a card: one arena, one stream, one graph of launches.
 
-use super::{Compiler, CudaError, CudaFile, Device, Image};
+use super::{Compiler, CudaError, CudaFile, Device, Image, PhotoKernels, PhotoLabels};
 use crate::engine::EngineError;
-use cudarc::driver::sys::{CUfunction_attribute, CUgraphInstantiate_flags, CUresult, CUstreamCaptureMode};
+use cudarc::driver::sys::{CUgraphInstantiate_flags, CUresult, CUstreamCaptureMode};
 use cudarc::driver::{CudaFunction, CudaGraph, CudaSlice, CudaStream, DevicePtr, result};
-use cudarc::nvrtc::Ptx;
-use segface_codegen::cuda::{Argument, Kernel, Launch, Program};
-use segface_codegen::ir::Output;
+use segface_codegen::cuda::{Argument, Launch, Program};
+use segface_codegen::ir::{Output, ValueId};
 use segface_kernels::DType;
+use segface_kernels::image::cuda::Frame;
 use std::ffi::c_void;
 use std::sync::Arc;
 
 /// Alignment of constants on the device: a whole memory transaction.
 const CONSTANT_ALIGNMENT: usize = 256;
-/// Dynamic shared memory that a kernel may use without asking.
-const FREE_SHARED_BYTES: u32 = 48 * 1024;
 
 /// A program on a card: runs one batch at a time.
 pub struct CudaEngine {
@@ -77,7 +75,7 @@ impl CudaEngine {
     pub fn with_images(program: Arc<Program>, device: &Device, images: &[Image]) -> Result<Self, CudaError> {
         let stream = device.context.new_stream().map_err(CudaError::of("making a stream"))?;
         let pairs = program.kernels.iter().zip(images);
-        let functions = pairs.map(|(kernel, image)| load(device, kernel, image)).collect::<Result<Vec<_>, _>>()?;
+        let functions = pairs.map(|(kernel, image)| device.load(kernel, image)).collect::<Result<Vec<_>, _>>()?;
 
         let mut offsets = Vec::with_capacity(program.constants.len());
         let mut size = 0usize;
@@ -85,13 +83,13 @@ impl CudaEngine {
             offsets.push(size);
             size = (size + bytes.len()).next_multiple_of(CONSTANT_ALIGNMENT);
         }
-        let mut constants = allocate::<u8>(device, &stream, size, "weights")?;
+        let mut constants = device.allocate::<u8>(&stream, size, "weights")?;
         for ((_, _, bytes), offset) in program.constants.iter().zip(&offsets) {
             let mut place = constants.slice_mut(*offset..*offset + bytes.len());
             stream.memcpy_htod(&bytes[..], &mut place).map_err(CudaError::of("uploading weights"))?;
         }
-        let arena = allocate::<u8>(device, &stream, program.memory.arena_bytes, "working memory")?;
-        let mut counters = allocate::<u32>(device, &stream, program.counters, "counters")?;
+        let arena = device.allocate::<u8>(&stream, program.memory.arena_bytes, "working memory")?;
+        let mut counters = device.allocate::<u32>(&stream, program.counters, "counters")?;
         stream.memset_zeros(&mut counters).map_err(CudaError::of("clearing counters"))?;
 
         let bases = [arena.device_ptr(&stream).0, constants.device_ptr(&stream).0, counters.device_ptr(&stream).0];
@@ -152,7 +150,7 @@ impl CudaEngine {
         Ok(())
     }
 
-    /// Launches everything: one by one and into a graph the first time, as that graph from then on.
+    /// Launches everything as a graph, captured the first time.
     fn launch_all(&mut self) -> Result<(), CudaError> {
         if let Some(graph) = &self.graph {
             return graph.launch().map_err(CudaError::of("launching the graph"));
@@ -172,11 +170,48 @@ impl CudaEngine {
         launched?;
         let graph = graph?.ok_or_else(|| CudaError::Driver {
             what: "ending a capture".into(),
-            source: result::DriverError(cudarc::driver::sys::CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED),
+            source: result::DriverError(CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED),
         })?;
         graph.launch().map_err(CudaError::of("launching the graph"))?;
         self.graph = Some(graph);
         Ok(())
+    }
+
+    /// Labels a photo, RGB8 `[height, width, 3]`: it goes up as bytes, class ids come down, and what lies between stays on the card.
+    ///
+    /// # Errors
+    /// If the program is for several images or gives no logits, there is no room for the photo, or a kernel fails.
+    ///
+    /// # Panics
+    /// If `photo` is not as long as the frame's.
+    pub fn label_photo(
+        &mut self,
+        kernels: &mut PhotoKernels,
+        frame: &Frame,
+        photo: &[u8],
+    ) -> Result<PhotoLabels, EngineError> {
+        let input = self.program.input().ok_or_else(|| EngineError::Broken { reason: "it has no input".into() })?;
+        if self.program.graph.values[input.0].shape[0] != 1 {
+            let reason = "it is for several images at a time, and photos come one by one".into();
+            return Err(EngineError::Broken { reason });
+        }
+        let output = Output::Logits;
+        let logits = self.program.output(output).ok_or(EngineError::NoSuchOutput { output })?;
+        let [input, logits] = [input, logits].map(|value| self.address(value));
+        kernels.before(frame, photo, input)?;
+        self.launch_all()?;
+        Ok(kernels.after(frame, logits, None)?)
+    }
+
+    /// The stream on which everything of this engine happens.
+    pub(super) fn stream(&self) -> &Arc<CudaStream> {
+        &self.stream
+    }
+
+    /// Where a computed value lies on the device.
+    fn address(&self, value: ValueId) -> u64 {
+        let offset = self.program.memory.offsets[value.0].expect("computed values have a place in the arena");
+        self.arena.device_ptr(&self.stream).0 + offset as u64
     }
 
     /// Runs the launches one by one on what the arena holds, waiting for each, and calls `observe` with the time it took.
@@ -274,39 +309,4 @@ fn is_about_code(error: CUresult) -> bool {
             | CUDA_ERROR_NO_BINARY_FOR_GPU
             | CUDA_ERROR_UNSUPPORTED_PTX_VERSION
     )
-}
-
-/// Loads a kernel and allows it the shared memory it needs.
-fn load(device: &Device, kernel: &Kernel, image: &Image) -> Result<CudaFunction, CudaError> {
-    let what = || format!("loading the kernel {}", kernel.name);
-    let ptx = match image {
-        Image::Ptx(text) => Ptx::from_src(text),
-        Image::Cubin(bytes) => Ptx::from_binary(bytes.clone()),
-    };
-    let module = device.context.load_module(ptx).map_err(CudaError::of(what()))?;
-    let function = module.load_function(&kernel.name).map_err(CudaError::of(what()))?;
-    if kernel.shared_bytes > FREE_SHARED_BYTES {
-        let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-        function.set_attribute(attribute, kernel.shared_bytes as i32).map_err(CudaError::of(what()))?;
-    }
-    Ok(function)
-}
-
-/// Memory on the device, at least one element.
-fn allocate<T: cudarc::driver::DeviceRepr>(
-    device: &Device,
-    stream: &Arc<CudaStream>,
-    len: usize,
-    what: &'static str,
-) -> Result<CudaSlice<T>, CudaError> {
-    // SAFETY: whoever asks writes before anybody reads.
-    unsafe { stream.alloc::<T>(len.max(1)) }.map_err(|source| {
-        let bytes = len * size_of::<T>();
-        match source.0 {
-            cudarc::driver::sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
-                CudaError::OutOfMemory { bytes, what, free: device.memory().map_or(0, |(free, _)| free) }
-            }
-            _ => CudaError::Driver { what: format!("allocating {bytes} bytes of {what}"), source },
-        }
-    })
 }

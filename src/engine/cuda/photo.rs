@@ -1,10 +1,10 @@
 //! Photos on a card: bytes go up, class ids come down, and what lies between stays there.
 
-use super::{Compiler, CudaError, Device};
+use super::{Compiler, CudaEngine, CudaError, Device};
+use crate::engine::EngineError;
 use cudarc::driver::{CudaFunction, CudaSlice, CudaStream, DevicePtr, result};
-use cudarc::nvrtc::Ptx;
 use segface_codegen::cuda::image_kernels;
-use segface_kernels::DType;
+use segface_codegen::ir::Output;
 use segface_kernels::image::ClassRegion;
 use segface_kernels::image::cuda::{Frame, Kernel, Launch, THREADS, regions};
 use std::ffi::c_void;
@@ -41,24 +41,20 @@ pub struct PhotoKernels {
 }
 
 impl PhotoKernels {
-    /// Compiles the kernels for a network whose input has elements of type `input` and which tells `classes` classes.
+    /// Compiles the kernels for an engine's photos.
     ///
     /// # Errors
-    /// Without a compiler, or if the driver refuses.
-    pub fn new(device: &Device, stream: &Arc<CudaStream>, input: DType, classes: usize) -> Result<Self, CudaError> {
-        let kernels = image_kernels(&KERNELS, input, classes);
+    /// If the program gives no logits; without a compiler, or if the driver refuses.
+    pub fn new(engine: &CudaEngine) -> Result<Self, EngineError> {
+        let (program, device, stream) = (engine.program(), engine.device(), engine.stream());
+        let output = Output::Logits;
+        let logits = program.output(output).ok_or(EngineError::NoSuchOutput { output })?;
+        let classes = program.graph.values[logits.0].shape.last().copied().unwrap_or(0);
+        let kernels = image_kernels(&KERNELS, program.precision.dtype(), classes);
         let images = Compiler::find()?.for_device(&kernels, device)?;
-        let load = |(kernel, image): (&segface_codegen::cuda::Kernel, &super::Image)| {
-            let what = || format!("loading the kernel {}", kernel.name);
-            let code = match image {
-                super::Image::Ptx(text) => Ptx::from_src(text),
-                super::Image::Cubin(bytes) => Ptx::from_binary(bytes.clone()),
-            };
-            let module = device.context.load_module(code).map_err(CudaError::of(what()))?;
-            module.load_function(&kernel.name).map_err(CudaError::of(what()))
-        };
-        let functions = kernels.iter().zip(&images).map(load).collect::<Result<_, _>>()?;
-        let empty = || stream.alloc_zeros::<u8>(1).map_err(CudaError::of("taking memory for a photo"));
+        let pairs = kernels.iter().zip(&images);
+        let functions = pairs.map(|(kernel, image)| device.load(kernel, image)).collect::<Result<_, _>>()?;
+        let empty = || device.allocate::<u8>(stream, 0, "a photo");
         Ok(Self { device: device.clone(), stream: Arc::clone(stream), functions, photo: empty()?, memory: empty()? })
     }
 
@@ -69,7 +65,7 @@ impl PhotoKernels {
     ///
     /// # Panics
     /// If `photo` is not as long as the frame's.
-    pub fn before(&mut self, frame: &Frame, photo: &[u8], input: u64) -> Result<(), CudaError> {
+    pub(super) fn before(&mut self, frame: &Frame, photo: &[u8], input: u64) -> Result<(), CudaError> {
         assert_eq!(photo.len(), 3 * frame.labels().len(), "RGB8 of the frame's photo");
         Self::reserve(&self.device, &self.stream, &mut self.photo, photo.len())?;
         Self::reserve(&self.device, &self.stream, &mut self.memory, frame.bytes())?;
@@ -89,7 +85,7 @@ impl PhotoKernels {
     ///
     /// # Errors
     /// If a launch fails, or failed before.
-    pub fn after(&mut self, frame: &Frame, logits: u64, labels: Option<u64>) -> Result<PhotoLabels, CudaError> {
+    pub(super) fn after(&mut self, frame: &Frame, logits: u64, labels: Option<u64>) -> Result<PhotoLabels, CudaError> {
         let mut zeros = self.memory.slice_mut(frame.zeros());
         self.stream.memset_zeros(&mut zeros).map_err(CudaError::of("clearing labels"))?;
         let memory = self.memory.device_ptr(&self.stream).0;
@@ -102,7 +98,8 @@ impl PhotoKernels {
         Ok(PhotoLabels { labels: found, regions: regions(&fields, frame.photo()) })
     }
 
-    /// At least `bytes` of memory; it is never given back, as the next photo will need as much.
+    /// At least `bytes` of memory; it is never given back, as the next photo will need as much. Every part is written before it is
+    /// read: by the host, by a launch, or cleared.
     fn reserve(
         device: &Device,
         stream: &Arc<CudaStream>,
@@ -110,13 +107,7 @@ impl PhotoKernels {
         bytes: usize,
     ) -> Result<(), CudaError> {
         if memory.len() < bytes {
-            // SAFETY: every part is written before it is read: by the host, by a launch, or cleared.
-            *memory = unsafe { stream.alloc::<u8>(bytes) }.map_err(|source| match source.0 {
-                cudarc::driver::sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
-                    CudaError::OutOfMemory { bytes, what: "a photo", free: device.memory().map_or(0, |(free, _)| free) }
-                }
-                _ => CudaError::Driver { what: "taking memory for a photo".into(), source },
-            })?;
+            *memory = device.allocate(stream, bytes, "a photo")?;
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ mod conv;
 mod depthwise;
 mod elementwise;
 mod gemm;
+mod ladder;
 mod layer_norm;
 mod mask_head;
 mod mlp;
@@ -14,6 +15,8 @@ mod resample;
 mod squeeze_excite;
 mod token_attention;
 mod window_attention;
+
+pub use ladder::Rung;
 
 use super::kernel::{Argument, Kernel, KernelText, Launch};
 use super::program::Form;
@@ -28,6 +31,8 @@ const WORKSPACE_ALIGNMENT: usize = 128;
 pub(crate) struct Lowering<'g> {
     pub(crate) graph: &'g Graph,
     pub(crate) precision: Precision,
+    /// The rung of kernels that have one, the top if none.
+    rung: Option<Rung>,
     node: usize,
     parts: Parts,
 }
@@ -44,9 +49,9 @@ pub(crate) struct Parts {
 }
 
 impl<'g> Lowering<'g> {
-    pub(crate) fn new(graph: &'g Graph, precision: Precision) -> Self {
+    pub(crate) fn new(graph: &'g Graph, precision: Precision, rung: Option<Rung>) -> Self {
         let parts = Parts { workspaces: vec![0; graph.nodes.len()], ..Parts::default() };
-        Self { graph, precision, node: 0, parts }
+        Self { graph, precision, rung, node: 0, parts }
     }
 
     pub(crate) fn finish(self) -> Parts {
@@ -56,6 +61,9 @@ impl<'g> Lowering<'g> {
     /// Adds the launches of node `index`.
     pub(crate) fn lower(&mut self, index: usize) {
         self.node = index;
+        if self.rung.is_some_and(|rung| ladder::lower(self, rung)) {
+            return;
+        }
         match &self.graph.nodes[index].op {
             Op::Gemm(spec) => gemm::gemm(self, spec),
             Op::LayerNorm(spec) => layer_norm::layer_norm(self, spec),

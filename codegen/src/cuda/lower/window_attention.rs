@@ -103,7 +103,7 @@ fn attend(l: &mut Lowering<'_>, spec: &WindowAttentionSpec, x: Argument, norms: 
 }
 
 /// Parameters of a `window_attention::Plan`, and `plan` made of them.
-fn plan(text: &mut KernelText, window: usize, input: [usize; 2], shift: [usize; 2]) {
+pub(super) fn plan(text: &mut KernelText, window: usize, input: [usize; 2], shift: [usize; 2]) {
     for (name, value) in [("height", input[0]), ("width", input[1]), ("shift_y", shift[0]), ("shift_x", shift[1])] {
         text.parameter(format!("int {name}"), Argument::I32(value as i32));
     }
