@@ -87,8 +87,21 @@ impl Warp {
             self.mask = join.arrived;
             join.used = false;
             self.join = join.parent;
+            if self.spun_slices != 0 {
+                self.stop_waiting_for_spinners();
+            }
         }
         Flow::Next
+    }
+
+    /// Lanes that spun have come to lanes that waited for them: their wait is over. Lanes that part and meet within the loop
+    /// that spins are no sign of that.
+    #[cold]
+    fn stop_waiting_for_spinners(&mut self) {
+        if self.mask & !self.spun_lanes != 0 {
+            self.spun_slices = 0;
+            self.spun_lanes |= self.mask;
+        }
     }
 
     /// The lanes of the mask exit.
@@ -182,7 +195,8 @@ impl Warp {
     fn is_before_barrier(&self, join: &Join) -> bool {
         let function = self.frames[join.frame as usize].function as usize;
         let function = &self.running().program().functions[function];
-        let opcodes = function.ops[join.pc as usize..]
+        // The mark of the join stands for no instruction, though it names the one before it.
+        let opcodes = function.ops[join.pc as usize + 1..]
             .iter()
             .filter_map(|op| Some(function.instructions.get(op.instruction as usize)?.opcode.as_str()));
         let decides = |opcode: &&str| {
@@ -320,6 +334,8 @@ impl Warp {
                     }
                     continue;
                 }
+                // It waits without spinning: what it does afterwards is another matter.
+                (self.spun_slices, self.spun_lanes) = (0, 0);
                 return Stop::Blocked;
             }
             let before = budget;
@@ -338,7 +354,8 @@ impl Warp {
                 // The slice is over: the other splits of this warp come first next time.
                 Flow::Next | Flow::Jump => {
                     let spun = self.spinning >= SPINS_IN_SLICE;
-                    self.spun_slices = if spun { self.spun_slices + 1 } else { 0 };
+                    (self.spun_slices, self.spun_lanes) =
+                        if spun { (self.spun_slices + 1, self.spun_lanes | self.mask) } else { (0, 0) };
                     if !self.others.is_empty() || self.spun_slices >= SPUN_BEFORE_RELEASE {
                         self.put_away(SplitState::Runnable);
                         if let Some(split) = self.others.pop() {

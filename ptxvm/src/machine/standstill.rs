@@ -59,7 +59,7 @@ fn state(block: &Block) -> u64 {
 impl Warp {
     /// Everything that decides what the warp does next, apart from memory and clocks.
     fn hash_state(&self, hash: &mut DefaultHasher) {
-        (self.mask, self.pc, self.frame, self.join, self.live, self.resume).hash(hash);
+        (self.mask, self.pc, self.frame, self.join, self.live, self.resume, self.spun_lanes).hash(hash);
         for split in &self.others {
             (split.pc, split.mask, split.frame, split.join, split.resume).hash(hash);
             std::mem::discriminant(&split.state).hash(hash);

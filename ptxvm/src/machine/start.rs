@@ -73,6 +73,7 @@ pub(crate) fn first_frame(
         resume: None,
         spinning: 0,
         spun_slices: 0,
+        spun_lanes: 0,
         live: lanes,
         lanes,
         index,

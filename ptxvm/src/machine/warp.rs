@@ -103,6 +103,8 @@ pub struct Warp {
     pub(crate) spinning: u32,
     /// Slices in a row that were spent waiting.
     pub(crate) spun_slices: u32,
+    /// The lanes that ran when those slices ended, and the lanes they have met since.
+    pub(crate) spun_lanes: u32,
     /// Lanes that have not exited.
     pub(crate) live: u32,
     /// Lanes that exist: not all in the last warp of a block whose size is no multiple of 32.

@@ -128,3 +128,46 @@ fn a_barrier_of_the_grid_without_a_fence_on_either_side_is_a_race() {
         assert!(found.contains(&"race-global"), "{arrive} {look} {seen}: {found:?}");
     }
 }
+
+/// The first lane of each block but one waits for that block, which takes its time; what it finds it leaves in shared memory,
+/// at the end of its way, for the lanes that wait at the barrier.
+const FIRST_LANE_WAITS: &str = "
+    .version 8.0
+    .target sm_80
+    .address_size 64
+    .visible .entry exchange(.param .u64 memory, .param .u32 rounds)
+    {
+        .reg .pred %p<5>;
+        .reg .b32 %r<8>;
+        .reg .b64 %rd<2>;
+        .shared .align 4 .b32 found;
+        ld.param.u64 %rd1, [memory];
+        mov.u32 %r1, %tid.x;
+        mov.u32 %r2, %ctaid.x;
+        mov.u32 %r3, 0;
+        setp.ne.u32 %p1, %r1, 0;
+        setp.ne.u32 %p2, %r2, 0;
+        @%p1 bra MEET;
+        @%p2 bra WAIT;
+    COUNT:
+        ld.volatile.global.u32 %r4, [%rd1+4];
+        add.u32 %r3, %r3, 1;
+        setp.lt.u32 %p3, %r3, 100000;
+        @%p3 bra COUNT;
+        st.release.gpu.global.u32 [%rd1], %r3;
+    WAIT:
+        ld.acquire.gpu.global.u32 %r5, [%rd1];
+        setp.eq.u32 %p4, %r5, 0;
+        @%p4 bra WAIT;
+        st.shared.u32 [found], %r5;
+    MEET:
+        bar.sync 0;
+        ld.shared.u32 %r6, [found];
+        ret;
+    }";
+
+#[test]
+fn lanes_at_a_barrier_are_not_sent_on_while_one_of_them_waits_for_another_block() {
+    let found = findings(FIRST_LANE_WAITS, 4);
+    assert!(found.is_empty(), "{found:?}");
+}
