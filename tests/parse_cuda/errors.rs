@@ -3,11 +3,11 @@
 use super::engine::{changed, faulty_from, saved};
 use super::{differing, face, labelled, machine, names, on_devices, parse, parse_on_cpu, small, stderr};
 use segface_codegen::passes::MemoryPlan;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::{env, fs};
 
-const STEMS: [&str; 8] = ["rgb", "grey", "rgba", "palette", "interlaced", "grey_alpha", "rgb_16bit", "rgba_16bit"];
+const STEMS: [&str; 6] = ["rgb", "grey", "rgba", "palette", "interlaced", "grey_alpha"];
 
 fn photos() -> Vec<PathBuf> {
     STEMS.iter().map(|stem| small(&format!("{stem}.png"))).collect()
@@ -42,7 +42,7 @@ fn says(output: &Output, parts: &[&str]) -> bool {
 }
 
 #[test]
-fn an_engine_file_needs_nothing_but_a_driver() {
+fn an_engine_file_needs_nothing_but_a_driver_also_on_a_small_card() {
     let folder = tempfile::tempdir().unwrap();
     let engine = saved(folder.path());
     let (device, cpu) = (folder.path().join("device"), folder.path().join("cpu"));
@@ -51,7 +51,7 @@ fn an_engine_file_needs_nothing_but_a_driver() {
     let files = photos();
     let files: Vec<&Path> = files[..2].iter().map(PathBuf::as_path).collect();
     assert!(parse_on_cpu(&cpu, &files, &["--no-overlay"]).status.success());
-    STEMS[..2].iter().for_each(|stem| assert!(differing(&device, &cpu, stem) <= 1));
+    STEMS[..2].iter().for_each(|stem| assert_eq!(differing(&device, &cpu, stem), 0));
     // The same program without that file.
     let run = parse(without_compiler(on_devices("l4")), "cuda", &device, &files, &[]);
     assert_eq!(run.status.code(), Some(1));
@@ -140,7 +140,7 @@ fn a_kernel_that_faults_ends_the_run_and_leaves_what_was_finished() {
     // The third launch may have been over when the fourth faulted, or not.
     assert!((1..=3).contains(&finished.len()), "{finished:?}");
     assert_eq!(finished.len(), labelled.len());
-    assert!(says(&run, &[&format!("{} of 8", 8 - finished.len())]), "{}", stderr(&run));
+    assert!(says(&run, &[&format!("{} of 6", 6 - finished.len())]), "{}", stderr(&run));
 }
 
 #[test]
@@ -160,11 +160,11 @@ fn a_device_lost_in_the_middle_of_a_folder_leaves_the_rest_to_the_other() {
     assert_eq!(complete(&out), expected);
     let labelled = labelled(&run);
     let on = |device: &str| labelled.iter().filter(|(_, found)| found == device).count();
-    assert!(on("cuda:1") <= 1 && on("cuda:0") >= 7, "{labelled:?}");
+    assert!(on("cuda:1") <= 1 && on("cuda:0") >= 5, "{labelled:?}");
     let files = photos();
     let files: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
     assert!(parse_on_cpu(&cpu, &files, &["--no-overlay"]).status.success());
-    STEMS.iter().for_each(|stem| assert!(differing(&out, &cpu, stem) <= 1));
+    STEMS.iter().for_each(|stem| assert_eq!(differing(&out, &cpu, stem), 0));
 }
 
 #[test]
@@ -184,5 +184,4 @@ fn a_full_disk_beside_a_device_is_an_error_and_leaves_nothing_half_written() {
     assert_eq!(run.status.code(), Some(1), "{}", stderr(&run));
     assert!(stderr(&run).contains("cannot write"), "{}", stderr(&run));
     assert!(!names(&out).iter().any(|name| name.ends_with(".tmp") || name.ends_with(".json")), "{:?}", names(&out));
-    assert!(env::var_os("PTXVM_TEST_LIBRARY").is_some());
 }

@@ -72,17 +72,26 @@ impl CudaEngine {
         let bases = [arena.device_ptr(&stream).0, constants, counters.device_ptr(&stream).0];
         let prepare = |launch: &Launch| {
             let kernel = &program.kernels[launch.kernel];
-            Prepared {
-                function: network.functions[launch.kernel].clone(),
-                grid: launch.grid.into(),
+            let function = network.functions[launch.kernel].clone();
+            let [mut blocks, y, z] = launch.grid;
+            if launch.cooperative {
+                // All must run at once, and share their work however many they are.
+                let a_multiprocessor = function
+                    .occupancy_max_active_blocks_per_multiprocessor(kernel.threads, kernel.shared_bytes as usize, None)
+                    .map_err(CudaError::of(format!("asking how many blocks of {} run at once", kernel.name)))?;
+                blocks = blocks.min(a_multiprocessor * device.multiprocessors()? as u32).max(1);
+            }
+            Ok(Prepared {
+                function,
+                grid: (blocks, y, z),
                 block: (kernel.threads, 1, 1),
                 shared_bytes: kernel.shared_bytes,
                 cooperative: launch.cooperative,
                 name: format!("{} ({})", kernel.name, program.graph.nodes[launch.node].name),
                 words: launch.arguments.iter().map(|argument| word(&network, bases, argument)).collect(),
-            }
+            })
         };
-        let launches = program.launches.iter().map(prepare).collect();
+        let launches = program.launches.iter().map(prepare).collect::<Result<_, CudaError>>()?;
         stream.synchronize().map_err(CudaError::of("clearing counters"))?;
         Ok(Self { network, stream, arena, _counters: counters, launches, graph: None, logits: Vec::new() })
     }
