@@ -129,24 +129,27 @@ mod tests {
 
     #[test]
     fn what_is_handed_back_is_done_by_another_worker_that_waited_for_it() {
-        let queue = Queue::new(1, 4);
-        let done = AtomicUsize::new(0);
+        let (queue, done) = (&Queue::new(1, 4), &AtomicUsize::new(0));
         std::thread::scope(|scope| {
             let maker = queue.maker();
             queue.put(7).unwrap();
             drop(maker);
             let mut first = queue.take().unwrap();
             assert_eq!(*first.thing(), 7);
-            // The queue looks empty to it, and is not at its end.
-            let second = scope.spawn(|| {
+            let (begins, begun) = std::sync::mpsc::channel();
+            let second = scope.spawn(move || {
+                begins.send(()).unwrap();
                 while let Some(taken) = queue.take() {
                     done.fetch_add(taken.finish(), Ordering::Relaxed);
                 }
             });
+            begun.recv().unwrap();
+            // Time for it to look: the queue is empty, and not at its end.
+            (0..10_000).for_each(|_| std::thread::yield_now());
             first.hand_back();
             second.join().unwrap();
         });
-        assert_eq!(done.into_inner(), 7);
+        assert_eq!(done.load(Ordering::Relaxed), 7);
     }
 
     #[test]
