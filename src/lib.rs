@@ -4,6 +4,7 @@ pub mod engine;
 mod error;
 pub mod files;
 pub mod image;
+pub mod labellers;
 pub mod parser;
 pub mod tensors;
 pub mod weights;

@@ -1,6 +1,6 @@
 //! From weights or an engine file to something that parses faces: the one way every command takes.
 
-use crate::engine::cuda::{Compiler, CudaEngine, CudaError, CudaFile, Device};
+use crate::engine::cuda::{Compiler, CudaEngine, CudaError, CudaFile, CudaNetwork, Device, devices};
 use crate::engine::{CpuEngine, Engine, EngineError, Kind, file};
 use crate::weights::{self, Hints, Weights};
 use crate::{Error, ModelSpec, Variant};
@@ -74,19 +74,31 @@ impl Request<'_> {
         Ok(program.map_err(EngineError::from)?)
     }
 
-    /// Makes the network ready on a CUDA device: from weights, or from an engine file.
-    fn on_cuda(&self, ordinal: usize) -> Result<CudaEngine, Error> {
-        let device = Device::open(ordinal).map_err(EngineError::from)?;
-        let engine = match self.engine_file()? {
+    /// Makes the network ready on CUDA devices, from weights or from an engine file: an engine for each.
+    fn on_cuda(&self, chosen: Devices) -> Result<Vec<CudaEngine>, Error> {
+        let devices = chosen.open().map_err(EngineError::from)?;
+        let several = devices.len() > 1;
+        let named = |device: &Device, error| match several {
+            true => EngineError::OnDevice { device: device.label(), error },
+            false => error.into(),
+        };
+        let engine = |device: &Device, network: Result<CudaNetwork, CudaError>| {
+            let engine = network.and_then(|network| CudaEngine::of(Arc::new(network)));
+            engine.map_err(|error| named(device, error))
+        };
+        let engines: Result<Vec<CudaEngine>, EngineError> = match self.engine_file()? {
             Some((path, Kind::Cpu)) => return Err(for_other_device(path, "the CPU", "cpu")),
             Some((path, Kind::Cuda)) => {
                 let file = CudaFile::load(path)?;
                 self.must_agree(path, &file.program.graph, file.program.model, file.program.precision)?;
-                CudaEngine::from_file(file, &device)
+                devices.iter().map(|device| engine(device, CudaNetwork::from_file(&file, device))).collect()
             }
-            None => CudaEngine::new(Arc::new(self.program()?), &device),
+            None => {
+                let program = Arc::new(self.program()?);
+                devices.iter().map(|device| engine(device, CudaNetwork::new(Arc::clone(&program), device))).collect()
+            }
         };
-        Ok(engine.map_err(EngineError::from)?)
+        Ok(engines?)
     }
 
     /// The engine file that `weights` names, if it is one, and what it is for.
@@ -205,19 +217,134 @@ pub enum Target {
     Cpu,
     /// The CUDA device of that number.
     Cuda(usize),
+    /// Several CUDA devices, which share photos.
+    CudaEach(Devices),
+}
+
+/// CUDA devices by number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Devices {
+    /// Every one that the kernels can run on.
+    All,
+    /// Those whose bit is set; numbers below 64.
+    Numbered(u64),
+}
+
+impl Devices {
+    /// Only that one.
+    fn one(ordinal: usize) -> Self {
+        Devices::Numbered(1 << ordinal)
+    }
+
+    /// Opens them, in the order of their numbers. Of all, those that are too old are passed over with a warning.
+    fn open(self) -> Result<Vec<Device>, CudaError> {
+        let mask = match self {
+            Devices::Numbered(mask) => mask,
+            Devices::All => u64::MAX.checked_shr(64 - devices()?.min(64) as u32).unwrap_or(0),
+        };
+        if mask == 0 {
+            return Err(CudaError::NoDevice { wanted: 0, found: 0 });
+        }
+        let (mut opened, mut too_old) = (Vec::new(), None);
+        for ordinal in (0..64).filter(|ordinal| mask & 1 << ordinal != 0) {
+            match Device::open(ordinal) {
+                Err(error @ CudaError::OldDevice { .. }) if self == Devices::All => {
+                    tracing::warn!("cuda:{ordinal} is not used: {error}");
+                    too_old = Some(error);
+                }
+                device => opened.push(device?),
+            }
+        }
+        match (opened.is_empty(), too_old) {
+            (true, Some(error)) => Err(error),
+            _ => Ok(opened),
+        }
+    }
 }
 
 impl FromStr for Target {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let bad = || {
+            format!("`{text}` is no device; expected auto, cpu, cuda, cuda:NUMBER, cuda:NUMBER,NUMBER,... or cuda:all")
+        };
+        let number = |part: &str| part.parse::<usize>().ok().filter(|number| *number < 64).ok_or_else(bad);
         match text.split_once(':') {
             None if text == "auto" => Ok(Target::Auto),
             None if text == "cpu" => Ok(Target::Cpu),
             None if text == "cuda" => Ok(Target::Cuda(0)),
-            Some(("cuda", number)) if number.parse::<u8>().is_ok() => Ok(Target::Cuda(number.parse().unwrap_or(0))),
-            _ => Err(format!("`{text}` is no device; expected auto, cpu, cuda or cuda:NUMBER")),
+            Some(("cuda", "all")) => Ok(Target::CudaEach(Devices::All)),
+            Some(("cuda", numbers)) => {
+                let numbers = numbers.split(',').map(number).collect::<Result<Vec<_>, _>>()?;
+                match numbers[..] {
+                    [one] => Ok(Target::Cuda(one)),
+                    _ => Ok(Target::CudaEach(Devices::Numbered(numbers.iter().fold(0, |mask, one| mask | 1 << one)))),
+                }
+            }
+            _ => Err(bad()),
         }
+    }
+}
+
+/// A network ready to run where it was asked to.
+pub enum Ready {
+    /// On this CPU.
+    Cpu(CpuEngine),
+    /// On CUDA devices: an engine on each.
+    Cuda(Vec<CudaEngine>),
+}
+
+impl Ready {
+    /// Compiles or loads what `request` names and makes it ready on `target`; what is left to the CPU has `threads` threads.
+    ///
+    /// # Errors
+    /// Everything that can be wrong with files, names, sizes and devices.
+    pub fn open(request: &Request<'_>, target: Target, threads: usize) -> Result<Self, Error> {
+        let engines = match target {
+            Target::Cpu => None,
+            Target::Cuda(ordinal) => Some(request.on_cuda(Devices::one(ordinal))?),
+            Target::CudaEach(devices) => Some(request.on_cuda(devices)?),
+            Target::Auto if request.prefers_cuda()? => match request.on_cuda(Devices::one(0)) {
+                // A device that cannot be used is no reason to fail where any device will do.
+                Err(Error::Engine(EngineError::Cuda(error))) if request.engine_file()?.is_none() => {
+                    tracing::warn!("running on the CPU: {error}");
+                    None
+                }
+                result => Some(result?),
+            },
+            Target::Auto => None,
+        };
+        match engines {
+            Some(engines) => Ok(Ready::Cuda(engines)),
+            None => Ok(Ready::Cpu(CpuEngine::new(Arc::new(request.plan()?), threads, request.isa())?)),
+        }
+    }
+
+    /// Which network.
+    pub fn model(&self) -> ModelSpec {
+        match self {
+            Ready::Cpu(engine) => engine.plan().model,
+            Ready::Cuda(engines) => engines[0].program().model,
+        }
+    }
+
+    /// Element type of activations, and how products are computed.
+    pub fn precision(&self) -> Precision {
+        match self {
+            Ready::Cpu(engine) => engine.plan().precision,
+            Ready::Cuda(engines) => engines[0].program().precision,
+        }
+    }
+
+    /// Batch, height and width of the input.
+    pub fn input_shape(&self) -> [usize; 3] {
+        let (graph, input) = match self {
+            Ready::Cpu(engine) => (&engine.plan().graph, engine.plan().input()),
+            Ready::Cuda(engines) => (&engines[0].program().graph, engines[0].program().input()),
+        };
+        let shape = input.map_or(&[][..], |input| &graph.values[input.0].shape);
+        [0, 1, 2].map(|axis| shape.get(axis).copied().unwrap_or(0))
     }
 }
 
@@ -243,23 +370,12 @@ impl Parser {
     /// # Errors
     /// Everything that can be wrong with files, names, sizes and devices.
     pub fn open(request: &Request<'_>, target: Target, threads: usize) -> Result<Self, Error> {
-        let cuda = match target {
-            Target::Cpu => None,
-            Target::Cuda(ordinal) => Some(request.on_cuda(ordinal)?),
-            Target::Auto if request.prefers_cuda()? => match request.on_cuda(0) {
-                // A device that cannot be used is no reason to fail where any device will do.
-                Err(Error::Engine(EngineError::Cuda(error))) if request.engine_file()?.is_none() => {
-                    tracing::warn!("running on the CPU: {error}");
-                    None
-                }
-                result => Some(result?),
-            },
-            Target::Auto => None,
+        let engine = match Ready::open(request, target, threads)? {
+            Ready::Cpu(engine) => Engine::Cpu(engine),
+            Ready::Cuda(mut engines) if engines.len() == 1 => Engine::Cuda(engines.remove(0)),
+            Ready::Cuda(engines) => return Err(EngineError::SeveralDevices { named: engines.len() }.into()),
         };
-        match cuda {
-            Some(engine) => Ok(Self::with_engine(Engine::Cuda(engine), threads, request.isa())),
-            None => Self::new(request.plan()?, threads, request.isa()),
-        }
+        Ok(Self::with_engine(engine, threads, request.isa()))
     }
 
     /// A parser over an engine that is ready; what is left to the CPU has `threads` threads and uses `isa`.
@@ -297,4 +413,23 @@ impl Parser {
 /// Threads to use where the user does not say: what the operating system gives this process.
 pub fn default_threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_named_one_by_one_or_together() {
+        let target = |text: &str| text.parse::<Target>();
+        assert_eq!(target("auto"), Ok(Target::Auto));
+        assert_eq!(target("cpu"), Ok(Target::Cpu));
+        assert_eq!(target("cuda"), Ok(Target::Cuda(0)));
+        assert_eq!(target("cuda:3"), Ok(Target::Cuda(3)));
+        assert_eq!(target("cuda:0,2"), Ok(Target::CudaEach(Devices::Numbered(0b101))));
+        assert_eq!(target("cuda:all"), Ok(Target::CudaEach(Devices::All)));
+        for text in ["", "gpu", "cuda:", "cuda:x", "cuda:0,", "cuda:64", "cuda:-1", "cpu:0", "cuda:0,all"] {
+            assert!(target(text).is_err_and(|message| message.contains("cuda:all")), "{text}");
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Arguments that every command which runs a network takes: which one, compiled how, run where.
 
 use clap::ValueEnum;
-use segface::parser::{Parser, Request, Target, default_threads};
+use segface::parser::{Parser, Ready, Request, Target, default_threads};
 use segface::{Error, Variant};
 use segface_codegen::passes::Pass;
 use segface_codegen::plan::Precision;
@@ -29,7 +29,8 @@ pub(crate) struct ModelArgs {
     /// Element type of activations and weights [default: auto, the faster one]
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) precision: PrecisionArg,
-    /// Where to run: auto (a CUDA device if there is one), cpu, cuda, or cuda:NUMBER
+    /// Where to run: auto (a CUDA device if there is one), cpu, cuda, cuda:NUMBER, or for `parse` several that share the photos:
+    /// cuda:0,1 or cuda:all
     #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = Target::from_str)]
     pub(crate) device: Target,
     /// Threads [default: one per processor of this process]
@@ -112,5 +113,9 @@ impl ModelArgs {
     /// Loads or compiles the network and gives it memory and threads.
     pub(crate) fn parser(&self, request: &Request<'_>) -> Result<Parser, Error> {
         Parser::open(request, self.device, self.threads())
+    }
+    /// The same for what runs on several devices.
+    pub(crate) fn ready(&self, request: &Request<'_>) -> Result<Ready, Error> {
+        Ready::open(request, self.device, self.threads())
     }
 }

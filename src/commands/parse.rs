@@ -5,12 +5,12 @@ use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use segface::{
     Error,
     image::{
-        Crop, DEFAULT_MAX_PIXELS, ImageError, Landmarks, ModelSummary, Outcome, OutputNames, ParseOptions,
-        PhotoSummary, Take, expand_inputs, parse_photos, prepare_output_folder,
+        Crop, DEFAULT_MAX_PIXELS, ImageError, Inputs, Labeller, Landmarks, ModelSummary, OutputNames, ParseOptions,
+        PhotoSummary, Run, expand_inputs, parse_photos, prepare_output_folder,
     },
-    parser::{Parser, Request},
+    labellers,
+    parser::{Ready, Request},
 };
-use segface_codegen::ir::Output;
 use std::{
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -29,6 +29,9 @@ ones get -2, -3, ... Existing results are replaced.
 Landmarks (for lapa models): JSON [[x, y], ...] with left eye, right eye, nose tip, left and right corner of the mouth, in
 pixels of the upright photo, left as seen in the picture; or {\"photo.jpg\": [[x, y], ...], ...} for several photos; or ten
 numbers as text.
+
+Several devices (--device cuda:0,1 or cuda:all) share the photos. When one is lost, the others finish its work; what was
+written before is complete in any case.
 
 Exit code: 0 if all photos were parsed, 1 if some or all were not (they are listed), 2 for wrong usage.")]
 pub(crate) struct ParseArgs {
@@ -65,56 +68,65 @@ pub(crate) fn run(args: ParseArgs) -> Result<(), Error> {
     }
     prepare_output_folder(&args.out)?;
     let request = Request { batch: Some(1), ..args.model.request() };
-    let mut parser = args.model.parser(&request)?;
-    let variant = parser.model().variant;
+    let ready = args.model.ready(&request)?;
+    let variant = ready.model().variant;
     match (&landmarks, variant.warps()) {
         (None, true) => return Err(ImageError::LandmarksNeeded { variant }.into()),
         (Some(_), false) => eprintln!("note: {variant} models do not warp; the landmarks are not used"),
         _ => {}
     }
 
-    let options = ParseOptions {
+    let threads = args.model.threads();
+    let mut options = ParseOptions {
         variant,
-        model: summary(&args.model, &mut parser),
+        model: summary(&args.model, &ready),
         crop: args.crop,
         landmarks: landmarks.as_ref(),
         max_pixels: args.max_pixels,
         overlay: !args.no_overlay,
-        isa: parser.isa(),
-        threads: parser.threads(),
+        isa: request.isa(),
+        helpers: 1,
     };
-    let names = OutputNames::for_photos(&args.out, &inputs.files);
-    let progress = progress_bar(inputs.files.len());
-    let start = Instant::now();
-    let mut network = |input: &[f32], take: &mut Take<'_>| logits(&mut parser, input, take);
-    let outcomes = parse_photos(&inputs.files, &names, &options, &mut network, &|_, _| progress.inc(1))?;
-    progress.finish_and_clear();
-    report(&args.out, &outcomes, &inputs.failures, start.elapsed())
+    let photos = inputs.files.len();
+    match ready {
+        Ready::Cpu(engine) => parse(&args, &inputs, &options, vec![labellers::on_cpu(engine)?]),
+        Ready::Cuda(engines) => {
+            // The processors have nothing else to do, and a device is faster than any of them.
+            options.helpers = threads.div_ceil(2);
+            let labellers = labellers::on_cuda(engines, photos, options.overlay)?;
+            parse(&args, &inputs, &options, labellers)
+        }
+    }
 }
 
-/// Runs the network and hands over the logits with their width and height.
-fn logits(parser: &mut Parser, input: &[f32], take: &mut Take<'_>) -> Result<(), Error> {
-    let engine = parser.engine();
-    engine.run(input)?;
-    let size = engine.output_shape(Output::Logits).map_or((0, 0), |shape| (shape[2], shape[1]));
-    take(engine.logits()?, size);
-    Ok(())
+fn parse<L: Labeller>(
+    args: &ParseArgs,
+    inputs: &Inputs,
+    options: &ParseOptions<'_>,
+    labellers: Vec<L>,
+) -> Result<(), Error> {
+    let names = OutputNames::for_photos(&args.out, &inputs.files);
+    let progress = progress_bar(inputs.files.len());
+    let beside = labellers.len() > 1;
+    let start = Instant::now();
+    let run = parse_photos(&inputs.files, &names, options, labellers, &|_, _| progress.inc(1));
+    progress.finish_and_clear();
+    report(&args.out, &run, &inputs.failures, start.elapsed(), beside)
 }
 
 fn named(path: &Path, source: ImageError) -> ImageError {
     ImageError::InFile { path: path.into(), source: Box::new(source) }
 }
 
-fn summary(args: &ModelArgs, parser: &mut Parser) -> ModelSummary {
-    let model = parser.model();
-    let [_, height, width] = parser.input_shape();
+fn summary(args: &ModelArgs, ready: &Ready) -> ModelSummary {
+    let (model, [_, height, width]) = (ready.model(), ready.input_shape());
     let file = args.weights.as_ref().map(|path| path.display().to_string());
     ModelSummary {
         weights: file.or_else(|| args.model.clone()).unwrap_or_else(|| "demo".into()),
         backbone: model.backbone.name().into(),
         variant: model.variant.name().into(),
         input: [width, height],
-        precision: parser.engine().precision().name().into(),
+        precision: ready.precision().name().into(),
     }
 }
 
@@ -132,30 +144,27 @@ fn progress_bar(photos: usize) -> ProgressBar {
     ProgressBar::new(photos as u64).with_style(style)
 }
 
-/// Prints what was found and how fast, and the photos that could not be parsed.
+/// Prints what was found and how fast, and the photos that could not be parsed. `beside`: several labellers worked side by side.
 fn report(
     out: &Path,
-    outcomes: &[Outcome],
+    run: &Run,
     unmatched: &[(PathBuf, ImageError)],
     elapsed: Duration,
+    beside: bool,
 ) -> Result<(), Error> {
+    let outcomes = &run.outcomes;
     let good: Vec<&PhotoSummary> = outcomes.iter().filter_map(|(_, result)| result.as_ref().ok()).collect();
     super::print(|stdout| {
         match good[..] {
             [] => {}
             [one] => writeln!(stdout, "{}: {}, results in {}", one.file, found(one), out.display())?,
             _ => {
-                let seconds = elapsed.as_secs_f64();
+                let (seconds, count) = (elapsed.as_secs_f64(), good.len() as f64);
                 let network: f64 = good.iter().map(|summary| summary.timings_ms.network).sum::<f64>() / 1e3;
-                let count = good.len() as f64;
-                writeln!(
-                    stdout,
-                    "{} photos in {seconds:.2} s: {:.1} per second (the network alone {:.1}), results in {}",
-                    good.len(),
-                    count / seconds,
-                    count / network,
-                    out.display()
-                )?;
+                // Networks that ran at the same time have no speed of their own.
+                let alone = if beside { String::new() } else { format!(" (the network alone {:.1})", count / network) };
+                let (rate, folder) = (count / seconds, out.display());
+                writeln!(stdout, "{count} photos in {seconds:.2} s: {rate:.1} per second{alone}, results in {folder}")?;
             }
         }
         Ok(())
@@ -164,6 +173,9 @@ fn report(
         for warning in &summary.warnings {
             eprintln!("warning: {}: {warning}", summary.file);
         }
+    }
+    for loss in &run.lost {
+        eprintln!("warning: {} was lost at {}: {}", loss.device, loss.photo.display(), loss.reason);
     }
     let failed = outcomes.iter().filter_map(|(file, result)| Some((file, result.as_ref().err()?)));
     let failures: Vec<_> = unmatched.iter().map(|(argument, error)| (argument, error)).chain(failed).collect();

@@ -14,6 +14,22 @@ pub enum EngineError {
     /// A CUDA device could not be used.
     #[error(transparent)]
     Cuda(#[from] super::cuda::CudaError),
+    /// The same, of several devices.
+    #[error("{device}: {error}")]
+    OnDevice {
+        /// Which one.
+        device: String,
+        /// What is wrong.
+        error: super::cuda::CudaError,
+    },
+    /// Several devices for what runs on one.
+    #[error(
+        "this runs on one device, but {named} were named: name one, such as `--device cuda:0`; `parse` shares photos over several"
+    )]
+    SeveralDevices {
+        /// How many.
+        named: usize,
+    },
     /// This CPU lacks an instruction set that was asked for.
     #[error("this CPU does not have the instruction set {}; it has {}", wanted.name(), have.iter().map(|i| i.name()).collect::<Vec<_>>().join(", "))]
     WrongCpu {

@@ -24,32 +24,35 @@ pub fn encode_labels(out: impl Write, map: &LabelMap, palette: &[[u8; 3]]) -> io
     Ok(writer.finish()?)
 }
 
-/// Writes the photo with the labels painted over it as an RGB PNG. The colours are blended half and half, boundaries are drawn as
-/// light lines, the background stays as it is.
+/// The photo with the labels painted over it, RGB8. The colours are blended half and half, boundaries are drawn as light lines, the
+/// background stays as it is.
+///
+/// # Panics
+/// If photo and map differ in size.
+pub fn overlay(ctx: &mut Context, photo: &Photo, map: &LabelMap, palette: &[[u8; 3]]) -> Vec<u8> {
+    assert_eq!((photo.width, photo.height), (map.width, map.height), "labels of another photo");
+    let mut pixels = photo.pixels.clone();
+    let style = BlendStyle::for_size(map.width, map.height);
+    blend_labels(ctx, &mut pixels, &map.labels, map.width, map.height, palette, style);
+    pixels
+}
+
+/// Writes RGB8 pixels of `size` = (width, height) as a PNG.
 ///
 /// # Errors
 /// What `out` reports.
 ///
 /// # Panics
-/// If photo and map differ in size.
-pub fn encode_overlay(
-    ctx: &mut Context,
-    out: impl Write,
-    photo: &Photo,
-    map: &LabelMap,
-    palette: &[[u8; 3]],
-) -> io::Result<()> {
-    assert_eq!((photo.width, photo.height), (map.width, map.height), "labels of another photo");
-    let mut pixels = photo.pixels.clone();
-    let style = BlendStyle::for_size(map.width, map.height);
-    blend_labels(ctx, &mut pixels, &map.labels, map.width, map.height, palette, style);
-    let (width, height) = size_of(map.width, map.height)?;
+/// If the pixels are not of that size.
+pub fn encode_overlay(out: impl Write, size: (usize, usize), pixels: &[u8]) -> io::Result<()> {
+    assert_eq!(pixels.len(), 3 * size.0 * size.1, "an overlay of another photo");
+    let (width, height) = size_of(size.0, size.1)?;
     let mut encoder = png::Encoder::new(out, width, height);
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
     encoder.set_compression(png::Compression::Fastest);
     let mut writer = encoder.write_header()?;
-    writer.write_image_data(&pixels)?;
+    writer.write_image_data(pixels)?;
     Ok(writer.finish()?)
 }
 

@@ -163,6 +163,27 @@ pub enum ImageError {
     /// A photo that was never begun.
     #[error("not done, because an earlier result could not be written")]
     NotDone,
+    /// A photo that its device could not label, while others go on.
+    #[error("not labelled on {device}: {reason}")]
+    Label {
+        /// Where it was tried.
+        device: String,
+        /// What happened and what to do.
+        reason: String,
+    },
+    /// A photo that a device was lost at, with no other device to try, or lost as well.
+    #[error(
+        "{devices} failed at this photo and cannot be used any more by this run: {reason}. Results written so far are complete; parse the rest again, and if it fails at the same photo, parse that one with `--device cpu` and report it"
+    )]
+    DeviceLost {
+        /// Where it was tried.
+        devices: String,
+        /// What happened first.
+        reason: String,
+    },
+    /// A photo that was never begun.
+    #[error("not done, because no device was left: parse it again")]
+    NoDeviceLeft,
     /// A decoder failed in a way it should not.
     #[error("the decoder failed on this file, which is probably damaged")]
     DecoderPanic,

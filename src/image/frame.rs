@@ -3,7 +3,9 @@
 use super::{Crop, FacePoints, ImageError, Photo};
 use segface_kernels::{
     Context, Element,
-    image::{ClassRegion, FaceWarp, LabelResizer, Layout, Resampler, Window, class_regions},
+    image::{
+        ClassRegion, FaceWarp, LabelResizer, Layout, Resampler, Window, class_regions, cuda::Frame as DeviceFrame,
+    },
 };
 
 /// Class ids of a photo's pixels.
@@ -69,6 +71,16 @@ impl Frame {
             };
             [axis(x, window.x, window.width, network.0), axis(y, window.y, window.height, network.1)]
         })
+    }
+
+    /// Width and height of the network's input.
+    pub fn network(&self) -> (usize, usize) {
+        self.network
+    }
+
+    /// The same way on a device, for a network whose logits are of `logits` = (width, height) with `classes` classes.
+    pub fn on_device(&self, logits: (usize, usize), classes: usize) -> DeviceFrame {
+        DeviceFrame::new(self.photo, self.window, self.network, logits, classes, self.warp.clone())
     }
 
     /// The part of the photo that the network sees.

@@ -1,25 +1,27 @@
-//! Many photos through one network: decoding the next one and writing the last one run beside the network.
+//! Many photos through one network: decoding the next ones and writing the last ones run beside the labellers.
 
 use super::{
-    ClassSummary, Crop, Frame, ImageError, LabelMap, Landmarks, ModelSummary, OutputNames, Photo, PhotoSummary,
-    Timings, decode_file, encode_labels, encode_overlay, palette, summary::corners, write_output,
+    ClassSummary, Crop, Frame, ImageError, LabelError, Labeller, Labels, Landmarks, ModelSummary, OutputNames, Photo,
+    PhotoSummary, Timings, decode_file, encode_labels, encode_overlay,
+    labeller::since,
+    overlay, palette,
+    queue::{Queue, Taken},
+    summary::corners,
+    write_output,
 };
 use segface_codegen::Variant;
 use segface_kernels::{Context, Isa};
 use std::{
     path::{Path, PathBuf},
     sync::{
-        atomic::{AtomicBool, Ordering},
-        mpsc::{Receiver, SyncSender, sync_channel},
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
     },
     time::Instant,
 };
 
-/// Computes logits from a normalised input `[height, width, 3]` and hands them on. An error ends the run.
-pub type Network<'a, E> = dyn FnMut(&[f32], &mut Take<'_>) -> Result<(), E> + 'a;
-
-/// Takes logits `[h, w, classes]` with their size (w, h).
-pub type Take<'a> = dyn FnMut(&[f32], (usize, usize)) + 'a;
+/// A photo that this many devices were lost at is not tried on another.
+const MOST_DEVICES_LOST: usize = 2;
 
 /// What is done with every photo of a run.
 #[derive(Debug, Clone)]
@@ -38,199 +40,269 @@ pub struct ParseOptions<'a> {
     pub overlay: bool,
     /// Instruction set of the image kernels.
     pub isa: Isa,
-    /// Threads for what follows the network. Decoding and writing have one each of their own.
-    pub threads: usize,
+    /// Threads that read and decode, and as many that encode and write.
+    pub helpers: usize,
 }
 
 /// One photo and what became of it.
 pub type Outcome = (PathBuf, Result<PhotoSummary, ImageError>);
 
-/// A photo on its way to the network.
-struct Prepared {
+/// What became of a run.
+#[derive(Debug)]
+pub struct Run {
+    /// Of each photo, in the order of the files.
+    pub outcomes: Vec<Outcome>,
+    /// Devices that were lost on the way, each once.
+    pub lost: Vec<Loss>,
+}
+
+/// A device that was lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loss {
+    /// Which.
+    pub device: String,
+    /// The photo that it was lost at. Another that was on the same device at the time may be the cause.
+    pub photo: PathBuf,
+    /// What happened.
+    pub reason: String,
+}
+
+/// A photo on its way to a labeller.
+struct Prepared<I> {
+    index: usize,
     photo: Photo,
     frame: Frame,
-    input: Vec<f32>,
+    input: I,
     timings: Timings,
     warnings: Vec<String>,
+    /// Devices that were lost at it, and why.
+    lost: Vec<(String, String)>,
 }
 
 /// A photo on its way to the disk.
 struct Labelled {
+    index: usize,
     photo: Photo,
     frame: Frame,
-    map: LabelMap,
-    classes: Vec<ClassSummary>,
+    labels: Labels,
     timings: Timings,
     warnings: Vec<String>,
 }
 
-/// Parses `files[i]` into `names[i]`. A photo that cannot be read or does not fit is passed over; `done` hears of each, from
-/// another thread, as it is finished. When a result cannot be written the run stops: the next one could not either.
+/// What the threads of a run share.
+struct Shared<'a, I> {
+    files: &'a [PathBuf],
+    names: &'a [OutputNames],
+    options: &'a ParseOptions<'a>,
+    next: AtomicUsize,
+    to_label: Queue<Prepared<I>>,
+    to_disk: Queue<Labelled>,
+    finished: Mutex<Vec<Option<Result<PhotoSummary, ImageError>>>>,
+    lost: Mutex<Vec<Loss>>,
+    done: &'a (dyn Fn(&Path, &Result<PhotoSummary, ImageError>) + Sync),
+}
+
+/// Parses `files[i]` into `names[i]`. Each labeller has a thread and takes the next photo when it is free.
 ///
-/// At most four decoded photos are in memory at a time.
+/// A photo that cannot be read or does not fit is passed over; `done` hears of each, from another thread, as it is finished. When a
+/// result cannot be written the run stops: the next one could not either. What a device had in work when it was lost goes to
+/// another one, if there is one; results that were finished stay.
 ///
-/// # Errors
-/// What the network reports. Outcomes of photos, in the order of `files`, are in the `Ok`.
+/// At most `2 · labellers + 3 · helpers` decoded photos are in memory at a time.
 ///
 /// # Panics
-/// If `files` and `names` differ in length, or the network's logits are not of the promised size.
-pub fn parse_photos<E>(
+/// If `files` and `names` differ in length, or there is no labeller.
+pub fn parse_photos<L: Labeller>(
     files: &[PathBuf],
     names: &[OutputNames],
     options: &ParseOptions<'_>,
-    network: &mut Network<'_, E>,
+    labellers: Vec<L>,
     done: &(dyn Fn(&Path, &Result<PhotoSummary, ImageError>) + Sync),
-) -> Result<Vec<Outcome>, E> {
+) -> Run {
     assert_eq!(files.len(), names.len());
-    let stop = AtomicBool::new(false);
-    let (to_network, prepared) = sync_channel(1);
-    let (to_disk, labelled) = sync_channel(0);
-    let finished = std::thread::scope(|scope| {
-        scope.spawn(|| prepare_all(files, options, &stop, to_network));
-        let writer = scope.spawn(|| write_all(files, names, options, &stop, labelled, done));
-        // Dropping both channels at the end of this call, also after an error, lets the threads end.
-        let ran = run_network(prepared, options, &stop, network, to_disk);
-        let finished = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        ran.map(|()| finished)
-    })?;
-    let outcomes = finished.into_iter().map(|result| result.unwrap_or(Err(ImageError::NotDone)));
-    Ok(files.iter().cloned().zip(outcomes).collect())
-}
-
-/// Milliseconds since `start`, in hundredths.
-fn since(start: Instant) -> f64 {
-    (start.elapsed().as_secs_f64() * 1e5).round() / 100.0
-}
-
-type Step<T> = (usize, Result<T, ImageError>);
-
-fn prepare_all(
-    files: &[PathBuf],
-    options: &ParseOptions<'_>,
-    stop: &AtomicBool,
-    to_network: SyncSender<Step<Prepared>>,
-) {
-    let mut ctx = Context::new(1, options.isa);
-    for (index, file) in files.iter().enumerate() {
-        let result = prepare(&mut ctx, file, options);
-        if stop.load(Ordering::Relaxed) || to_network.send((index, result)).is_err() {
-            return;
-        }
-    }
-}
-
-fn prepare(ctx: &mut Context, file: &Path, options: &ParseOptions<'_>) -> Result<Prepared, ImageError> {
-    let start = Instant::now();
-    let photo = decode_file(file, options.max_pixels)?;
-    let decode = since(start);
-    let start = Instant::now();
-    let mut warnings = Vec::new();
-    let points = match options.landmarks {
-        Some(landmarks) if options.variant.warps() => Some(landmarks.of(file)?),
-        _ => None,
+    assert!(!labellers.is_empty(), "somebody must label the photos");
+    let helpers = options.helpers.clamp(1, files.len().max(1));
+    let shared = Shared {
+        files,
+        names,
+        options,
+        next: AtomicUsize::new(0),
+        to_label: Queue::new(helpers, labellers.len()),
+        to_disk: Queue::new(labellers.len(), helpers),
+        finished: Mutex::new(files.iter().map(|_| None).collect()),
+        lost: Mutex::new(Vec::new()),
+        done,
     };
-    if points.is_some_and(|points| points.look_mirrored()) {
-        warnings.push("the landmarks look mirrored: left means the left of the picture".into());
-    }
-    let [width, height] = options.model.input;
-    let frame = Frame::new((photo.width, photo.height), options.crop, (width, height), points.as_ref())?;
-    let mut input = vec![0f32; 3 * width * height];
-    frame.input(ctx, &photo, &mut input);
-    let timings = Timings { decode, prepare: since(start), ..Timings::default() };
-    Ok(Prepared { photo, frame, input, timings, warnings })
+    std::thread::scope(|scope| {
+        for _ in 0..helpers {
+            scope.spawn(|| shared.prepare_all::<L>());
+            scope.spawn(|| shared.write_all());
+        }
+        let run = |labeller| scope.spawn(|| shared.label_all(labeller));
+        let running: Vec<_> = labellers.into_iter().map(run).collect();
+        let ended: Vec<_> = running.into_iter().map(|thread| thread.join()).collect();
+        // Nobody is left who would take a photo.
+        shared.to_label.stop();
+        ended.into_iter().for_each(|result| result.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+    });
+    shared.into_run()
 }
 
-fn run_network<E>(
-    prepared: Receiver<Step<Prepared>>,
-    options: &ParseOptions<'_>,
-    stop: &AtomicBool,
-    network: &mut Network<'_, E>,
-    to_disk: SyncSender<Step<Labelled>>,
-) -> Result<(), E> {
-    let mut ctx = Context::new(options.threads, options.isa);
-    let count = options.variant.classes().len();
-    for (index, result) in prepared {
-        if stop.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        let result = match result {
-            Err(error) => Err(error),
-            Ok(Prepared { photo, frame, input, mut timings, warnings }) => {
-                let start = Instant::now();
-                let mut map = None;
-                network(&input, &mut |logits, size| {
-                    timings.network = since(start);
-                    let start = Instant::now();
-                    let labels = frame.labels(&mut ctx, logits, size, count);
-                    let classes = ClassSummary::of(&labels, options.variant);
-                    timings.labels = since(start);
-                    map = Some((labels, classes));
-                })?;
-                let (map, classes) = map.expect("a network that succeeds hands over its logits");
-                Ok(Labelled { photo, frame, map, classes, timings, warnings })
+impl<I: Send> Shared<'_, I> {
+    fn prepare_all<L: Labeller<Input = I>>(&self) {
+        let _maker = self.to_label.maker();
+        let mut ctx = Context::new(1, self.options.isa);
+        loop {
+            let index = self.next.fetch_add(1, Ordering::Relaxed);
+            let Some(file) = self.files.get(index) else { return };
+            match self.prepare::<L>(&mut ctx, index, file) {
+                Ok(prepared) => {
+                    if self.to_label.put(prepared).is_err() {
+                        return;
+                    }
+                }
+                Err(error) => self.finish(index, Err(error)),
             }
+        }
+    }
+
+    fn prepare<L: Labeller<Input = I>>(
+        &self,
+        ctx: &mut Context,
+        index: usize,
+        file: &Path,
+    ) -> Result<Prepared<I>, ImageError> {
+        let options = self.options;
+        let start = Instant::now();
+        let photo = decode_file(file, options.max_pixels)?;
+        let decode = since(start);
+        let start = Instant::now();
+        let mut warnings = Vec::new();
+        let points = match options.landmarks {
+            Some(landmarks) if options.variant.warps() => Some(landmarks.of(file)?),
+            _ => None,
         };
-        if to_disk.send((index, result)).is_err() {
-            return Ok(());
+        if points.is_some_and(|points| points.look_mirrored()) {
+            warnings.push("the landmarks look mirrored: left means the left of the picture".into());
+        }
+        let [width, height] = options.model.input;
+        let frame = Frame::new((photo.width, photo.height), options.crop, (width, height), points.as_ref())?;
+        let input = L::prepare(ctx, &photo, &frame);
+        let timings = Timings { decode, prepare: since(start), ..Timings::default() };
+        Ok(Prepared { index, photo, frame, input, timings, warnings, lost: Vec::new() })
+    }
+
+    fn label_all<L: Labeller<Input = I>>(&self, mut labeller: L) {
+        let _maker = self.to_disk.maker();
+        while let Some(mut taken) = self.to_label.take() {
+            let Prepared { photo, frame, input, timings, .. } = taken.thing();
+            match labeller.label(photo, frame, input, timings) {
+                Ok(labels) => {
+                    let Prepared { index, photo, frame, timings, warnings, .. } = taken.finish();
+                    tracing::debug!("{} labelled on {}", self.files[index].display(), labeller.device());
+                    let labelled = Labelled { index, photo, frame, labels, timings, warnings };
+                    if self.to_disk.put(labelled).is_err() {
+                        return;
+                    }
+                }
+                Err(LabelError { reason, lost: false }) => {
+                    let error = ImageError::Label { device: labeller.device().into(), reason };
+                    self.finish(taken.finish().index, Err(error));
+                }
+                Err(LabelError { reason, lost: true }) => return self.lose(labeller.device(), reason, taken),
+            }
         }
     }
-    Ok(())
-}
 
-fn write_all(
-    files: &[PathBuf],
-    names: &[OutputNames],
-    options: &ParseOptions<'_>,
-    stop: &AtomicBool,
-    labelled: Receiver<Step<Labelled>>,
-    done: &(dyn Fn(&Path, &Result<PhotoSummary, ImageError>) + Sync),
-) -> Vec<Option<Result<PhotoSummary, ImageError>>> {
-    let mut ctx = Context::new(1, options.isa);
-    let mut finished: Vec<_> = files.iter().map(|_| None).collect();
-    for (index, step) in labelled {
-        let result = step.and_then(|labelled| write_one(&mut ctx, &files[index], &names[index], options, labelled));
-        let hopeless = matches!(result, Err(ImageError::Write { .. }));
-        done(&files[index], &result);
-        finished[index] = Some(result);
-        if hopeless {
-            stop.store(true, Ordering::Relaxed);
-            break;
+    /// A device was lost at a photo: another takes it, unless it seems to be the photo.
+    fn lose(&self, device: &str, reason: String, mut taken: Taken<'_, Prepared<I>>) {
+        let prepared = taken.thing();
+        let photo = self.files[prepared.index].clone();
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        if lost.iter().all(|loss| loss.device != device) {
+            lost.push(Loss { device: device.into(), photo, reason: reason.clone() });
+        }
+        drop(lost);
+        if prepared.lost.iter().all(|(other, _)| other != device) {
+            prepared.lost.push((device.into(), reason));
+        }
+        if prepared.lost.len() < MOST_DEVICES_LOST {
+            taken.hand_back();
+        } else {
+            let prepared = taken.finish();
+            self.finish(prepared.index, Err(lost_at(prepared.lost)));
         }
     }
-    finished
+
+    fn write_all(&self) {
+        let mut ctx = Context::new(1, self.options.isa);
+        while let Some(taken) = self.to_disk.take() {
+            let labelled = taken.finish();
+            let index = labelled.index;
+            let result = self.write(&mut ctx, labelled);
+            let hopeless = matches!(result, Err(ImageError::Write { .. }));
+            self.finish(index, result);
+            if hopeless {
+                self.to_disk.stop();
+                self.to_label.stop();
+            }
+        }
+    }
+
+    fn write(&self, ctx: &mut Context, labelled: Labelled) -> Result<PhotoSummary, ImageError> {
+        let Labelled { index, photo, frame, labels, mut timings, mut warnings } = labelled;
+        let (names, options) = (&self.names[index], self.options);
+        let start = Instant::now();
+        let colors = palette(options.variant);
+        write_output(&names.labels, |out| encode_labels(out, &labels.map, &colors))?;
+        if options.overlay {
+            let painted = labels.overlay.unwrap_or_else(|| overlay(ctx, &photo, &labels.map, &colors));
+            write_output(&names.overlay, |out| encode_overlay(out, (photo.width, photo.height), &painted))?;
+        }
+        timings.encode = since(start);
+        if labels.regions[0].pixels == labels.map.labels.len() {
+            warnings.push("nothing but background was found".into());
+        }
+        let summary = PhotoSummary {
+            file: self.files[index].to_string_lossy().into_owned(),
+            width: photo.width,
+            height: photo.height,
+            crop: options.crop.map(|_| corners(frame.window())),
+            model: options.model.clone(),
+            classes: ClassSummary::of(&labels.regions, labels.map.labels.len(), options.variant),
+            timings_ms: timings,
+            warnings,
+        };
+        write_output(&names.summary, |out| {
+            serde_json::to_writer_pretty(&mut *out, &summary)?;
+            out.write_all(b"\n")
+        })?;
+        Ok(summary)
+    }
+
+    fn finish(&self, index: usize, result: Result<PhotoSummary, ImageError>) {
+        (self.done)(&self.files[index], &result);
+        self.finished.lock().unwrap_or_else(PoisonError::into_inner)[index] = Some(result);
+    }
+
+    fn into_run(self) -> Run {
+        let mut finished = self.finished.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let lost = self.lost.into_inner().unwrap_or_else(PoisonError::into_inner);
+        for prepared in self.to_label.into_rest() {
+            if !prepared.lost.is_empty() {
+                finished[prepared.index] = Some(Err(lost_at(prepared.lost)));
+            }
+        }
+        let unwritten = finished.iter().flatten().any(|result| matches!(result, Err(ImageError::Write { .. })));
+        let not_done = || if unwritten || lost.is_empty() { ImageError::NotDone } else { ImageError::NoDeviceLeft };
+        let outcomes = finished.into_iter().map(|result| result.unwrap_or_else(|| Err(not_done())));
+        Run { outcomes: self.files.iter().cloned().zip(outcomes).collect(), lost }
+    }
 }
 
-fn write_one(
-    ctx: &mut Context,
-    file: &Path,
-    names: &OutputNames,
-    options: &ParseOptions<'_>,
-    labelled: Labelled,
-) -> Result<PhotoSummary, ImageError> {
-    let Labelled { photo, frame, map, classes, mut timings, mut warnings } = labelled;
-    let start = Instant::now();
-    let colors = palette(options.variant);
-    write_output(&names.labels, |out| encode_labels(out, &map, &colors))?;
-    if options.overlay {
-        write_output(&names.overlay, |out| encode_overlay(ctx, out, &photo, &map, &colors))?;
-    }
-    timings.encode = since(start);
-    if classes[0].pixels == map.labels.len() {
-        warnings.push("nothing but background was found".into());
-    }
-    let summary = PhotoSummary {
-        file: file.to_string_lossy().into_owned(),
-        width: photo.width,
-        height: photo.height,
-        crop: options.crop.map(|_| corners(frame.window())),
-        model: options.model.clone(),
-        classes,
-        timings_ms: timings,
-        warnings,
-    };
-    write_output(&names.summary, |out| {
-        serde_json::to_writer_pretty(&mut *out, &summary)?;
-        out.write_all(b"\n")
-    })?;
-    Ok(summary)
+/// The error of a photo that devices were lost at.
+fn lost_at(lost: Vec<(String, String)>) -> ImageError {
+    let devices = lost.iter().map(|(device, _)| device.as_str()).collect::<Vec<_>>().join(", ");
+    let reason = lost.into_iter().next().map(|(_, reason)| reason).unwrap_or_default();
+    ImageError::DeviceLost { devices, reason }
 }

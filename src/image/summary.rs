@@ -1,8 +1,8 @@
 //! The JSON that accompanies each parsed photo.
 
-use super::{LabelMap, class_color};
+use super::class_color;
 use segface_codegen::Variant;
-use segface_kernels::image::Window;
+use segface_kernels::image::{ClassRegion, Window};
 use serde::Serialize;
 
 /// What was found in one photo and how long it took. Lengths are pixels of the upright photo, times milliseconds.
@@ -60,29 +60,29 @@ pub struct ClassSummary {
     pub bounds: Option<[usize; 4]>,
 }
 
-/// Milliseconds per step. With many photos the first two run beside the network of the photo before.
+/// Milliseconds per step. With many photos decoding and encoding run beside the network of others. On a device all but those two are
+/// its own clock's, which runs on while it works for others.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Timings {
     /// Reading and decoding the file.
     pub decode: f64,
-    /// Resizing, normalising, warping.
+    /// Resizing, normalising, warping; on a device, copying the photo there before.
     pub prepare: f64,
     /// The network.
     pub network: f64,
-    /// Un-warping, resizing the logits, argmax, statistics.
+    /// Un-warping, resizing the logits, argmax, statistics; on a device, painting the overlay and copying all back.
     pub labels: f64,
     /// Making and writing the two PNGs.
     pub encode: f64,
 }
 
 impl ClassSummary {
-    /// One entry per class of `variant`.
-    pub fn of(map: &LabelMap, variant: Variant) -> Vec<ClassSummary> {
-        let total = (map.width * map.height) as f64;
-        let names = variant.classes();
-        map.regions(names.len())
-            .into_iter()
-            .zip(names)
+    /// One entry per class of `variant`, for a photo of `pixels` pixels.
+    pub fn of(regions: &[ClassRegion], pixels: usize, variant: Variant) -> Vec<ClassSummary> {
+        let total = pixels as f64;
+        regions
+            .iter()
+            .zip(variant.classes())
             .enumerate()
             .map(|(id, (region, &name))| {
                 let [red, green, blue] = class_color(name);
@@ -107,6 +107,7 @@ pub(crate) fn corners(window: Window) -> [usize; 4] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::LabelMap;
 
     #[test]
     fn the_json_has_the_documented_fields() {
@@ -126,7 +127,7 @@ mod tests {
                 input: [512, 512],
                 precision: "f32".into(),
             },
-            classes: ClassSummary::of(&map, Variant::Celeb),
+            classes: ClassSummary::of(&map.regions(19), 12, Variant::Celeb),
             timings_ms: Timings::default(),
             warnings: vec![],
         };

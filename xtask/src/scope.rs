@@ -29,7 +29,7 @@ impl<'a> Scope<'a> {
 
     /// Whether a package is among them whose tests run CUDA kernels.
     pub(crate) fn has_cuda(&self) -> bool {
-        self.is_workspace() || self.packages.iter().any(|package| is_ptxvm(package) || *package == JUDGE)
+        self.is_workspace() || self.packages.iter().any(|package| is_ptxvm(package) || WITH_CUDA.contains(package))
     }
 
     /// Whether a package that is not of ptxvm is among them.
@@ -38,8 +38,8 @@ impl<'a> Scope<'a> {
     }
 }
 
-/// The package that holds our kernels against libtorch.
-const JUDGE: &str = "segface-tests";
+/// The package that holds our kernels against libtorch, and the program, which is run on devices.
+const WITH_CUDA: [&str; 2] = ["segface-tests", "segface"];
 
 /// A package may be named by a pattern, such as `ptxvm*`.
 fn is_ptxvm(package: &str) -> bool {
@@ -68,7 +68,8 @@ mod tests {
     fn a_package_is_seen_however_it_is_named() {
         for name in ["-p NAME", "-pNAME", "-p=NAME", "--package NAME", "--package=NAME", "-v -p NAME -- --nocapture"] {
             assert_eq!(scope(&name.replace("NAME", "ptxvm-suite")), (false, true, false), "{name}");
-            assert_eq!(scope(&name.replace("NAME", "segface")), (false, false, true), "{name}");
+            assert_eq!(scope(&name.replace("NAME", "segface")), (false, true, true), "{name}");
+            assert_eq!(scope(&name.replace("NAME", "segface-codegen")), (false, false, true), "{name}");
         }
         assert_eq!(scope("-p ptxvm* --package segface-tests"), (false, true, true));
     }

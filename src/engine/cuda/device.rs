@@ -1,5 +1,7 @@
 //! The cards.
 
+use super::compiler::driver_version;
+use super::error::is_about_code;
 use super::{CudaError, Image};
 use cudarc::driver::sys::{CUdevice_attribute, CUfunction_attribute, CUresult};
 use cudarc::driver::{CudaContext, CudaFunction, CudaSlice, CudaStream, DeviceRepr, result};
@@ -29,8 +31,8 @@ impl Device {
             return Err(CudaError::NoDevice { wanted: ordinal, found });
         }
         let context = CudaContext::new(ordinal).map_err(CudaError::of(format!("opening device {ordinal}")))?;
-        // SAFETY: everything of an engine happens on one stream, in order; events between streams would only get into the
-        // way of capturing launches.
+        // SAFETY: everything of an engine happens on one stream, in order, and what engines share was waited for before any of
+        // them began; events between streams would only get into the way of capturing launches.
         unsafe { context.disable_event_tracking() };
         let name = context.name().map_err(CudaError::of("asking for the device's name"))?;
         let capability = context.compute_capability().map_err(CudaError::of("asking for the compute capability"))?;
@@ -50,6 +52,11 @@ impl Device {
         self.context.ordinal()
     }
 
+    /// As `--device` and messages name it: `cuda:0 (NVIDIA H100)`.
+    pub fn label(&self) -> String {
+        format!("cuda:{} ({})", self.ordinal(), self.name)
+    }
+
     /// Compute capability, major and minor.
     pub fn capability(&self) -> (i32, i32) {
         self.capability
@@ -62,7 +69,16 @@ impl Device {
             Image::Ptx(text) => Ptx::from_src(text),
             Image::Cubin(bytes) => Ptx::from_binary(bytes.clone()),
         };
-        let module = self.context.load_module(code).map_err(CudaError::of(what()))?;
+        let module = self.context.load_module(code).map_err(|source| match is_about_code(source.0) {
+            true => CudaError::CodeRefused {
+                device: self.label(),
+                arch: self.capability.0 * 10 + self.capability.1,
+                kernel: kernel.name.clone(),
+                driver: driver_version(),
+                source,
+            },
+            false => CudaError::Driver { what: what(), source },
+        })?;
         let function = module.load_function(&kernel.name).map_err(CudaError::of(what()))?;
         if kernel.shared_bytes > FREE_SHARED_BYTES {
             let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
@@ -83,7 +99,8 @@ impl Device {
             let bytes = len * size_of::<T>();
             match source.0 {
                 CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
-                    CudaError::OutOfMemory { bytes, what, free: self.memory().map_or(0, |(free, _)| free) }
+                    let free = self.memory().map_or(0, |(free, _)| free);
+                    CudaError::OutOfMemory { device: self.label(), bytes, what, free }
                 }
                 _ => CudaError::Driver { what: format!("allocating {bytes} bytes of {what}"), source },
             }

@@ -1,33 +1,33 @@
 //! Runs a program on a card: one arena, one stream, one graph of launches.
 
-use super::{Compiler, CudaError, CudaFile, Device, Image, PhotoKernels, PhotoLabels};
+use super::{CudaError, CudaNetwork, Device, Image};
 use crate::engine::EngineError;
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUresult, CUstreamCaptureMode};
 use cudarc::driver::{CudaFunction, CudaGraph, CudaSlice, CudaStream, DevicePtr, result};
 use segface_codegen::cuda::{Argument, Launch, Program};
 use segface_codegen::ir::{Output, ValueId};
 use segface_kernels::DType;
-use segface_kernels::image::cuda::Frame;
 use std::ffi::c_void;
 use std::sync::Arc;
 
-/// Alignment of constants on the device: a whole memory transaction.
-const CONSTANT_ALIGNMENT: usize = 256;
-
-/// A program on a card: runs one batch at a time.
+/// A program on a card: runs one batch at a time, beside other engines of the same network on streams of their own.
 pub struct CudaEngine {
-    program: Arc<Program>,
-    device: Device,
+    network: Arc<CudaNetwork>,
     stream: Arc<CudaStream>,
     arena: CudaSlice<u8>,
-    /// Kept for the kernels that read them.
-    _constants: CudaSlice<u8>,
+    /// Kept for the kernels that use them.
     _counters: CudaSlice<u32>,
     launches: Vec<Prepared>,
-    graph: Option<CudaGraph>,
+    graph: Option<Graph>,
     /// The logits of the last run that were asked for.
     logits: Vec<f32>,
 }
+
+/// All launches, recorded.
+struct Graph(CudaGraph);
+
+// SAFETY: the driver allows a graph's calls on any thread, but not two at a time; only its engine makes them, through `&mut`.
+unsafe impl Send for Graph {}
 
 /// A launch with its arguments as the driver takes them.
 struct Prepared {
@@ -44,90 +44,71 @@ impl CudaEngine {
     /// Compiles the program's kernels for the card and takes memory.
     ///
     /// # Errors
-    /// Without a compiler, or with too little memory.
+    /// As [`CudaNetwork::new`] and [`CudaEngine::of`].
     pub fn new(program: Arc<Program>, device: &Device) -> Result<Self, CudaError> {
-        let images = Compiler::find()?.for_device(&program.kernels, device)?;
-        Self::with_images(program, device, &images)
-    }
-
-    /// Takes memory for the program of an engine file.
-    ///
-    /// # Errors
-    /// If the file has no code for the card, or with too little memory.
-    pub fn from_file(file: CudaFile, device: &Device) -> Result<Self, CudaError> {
-        let program = Arc::new(file.program.clone());
-        let mut refused = None;
-        for images in file.images_for(device)? {
-            match Self::with_images(Arc::clone(&program), device, images) {
-                Err(CudaError::Driver { what, source }) if is_about_code(source.0) => {
-                    refused = Some(CudaError::Driver { what, source });
-                }
-                result => return result,
-            }
-        }
-        Err(refused.unwrap_or(CudaError::NoDriver))
+        Self::of(Arc::new(CudaNetwork::new(program, device)?))
     }
 
     /// Takes memory for a program whose kernels are compiled: one image for each, in order.
     ///
     /// # Errors
-    /// With too little memory, or if the driver does not take an image.
+    /// As [`CudaNetwork::with_images`] and [`CudaEngine::of`].
     pub fn with_images(program: Arc<Program>, device: &Device, images: &[Image]) -> Result<Self, CudaError> {
-        let stream = device.context.new_stream().map_err(CudaError::of("making a stream"))?;
-        let pairs = program.kernels.iter().zip(images);
-        let functions = pairs.map(|(kernel, image)| device.load(kernel, image)).collect::<Result<Vec<_>, _>>()?;
+        Self::of(Arc::new(CudaNetwork::with_images(program, device, images)?))
+    }
 
-        let mut offsets = Vec::with_capacity(program.constants.len());
-        let mut size = 0usize;
-        for (_, _, bytes) in &program.constants {
-            offsets.push(size);
-            size = (size + bytes.len()).next_multiple_of(CONSTANT_ALIGNMENT);
-        }
-        let mut constants = device.allocate::<u8>(&stream, size, "weights")?;
-        for ((_, _, bytes), offset) in program.constants.iter().zip(&offsets) {
-            let mut place = constants.slice_mut(*offset..*offset + bytes.len());
-            stream.memcpy_htod(&bytes[..], &mut place).map_err(CudaError::of("uploading weights"))?;
-        }
+    /// Takes working memory and a stream for a network on its card.
+    ///
+    /// # Errors
+    /// With too little memory.
+    pub fn of(network: Arc<CudaNetwork>) -> Result<Self, CudaError> {
+        let (program, device) = (&network.program, &network.device);
+        let stream = device.context.new_stream().map_err(CudaError::of("making a stream"))?;
         let arena = device.allocate::<u8>(&stream, program.memory.arena_bytes, "working memory")?;
         let mut counters = device.allocate::<u32>(&stream, program.counters, "counters")?;
         stream.memset_zeros(&mut counters).map_err(CudaError::of("clearing counters"))?;
 
-        let bases = [arena.device_ptr(&stream).0, constants.device_ptr(&stream).0, counters.device_ptr(&stream).0];
+        let constants = network.constants.device_ptr(&stream).0;
+        let bases = [arena.device_ptr(&stream).0, constants, counters.device_ptr(&stream).0];
         let prepare = |launch: &Launch| {
             let kernel = &program.kernels[launch.kernel];
-            Prepared {
-                function: functions[launch.kernel].clone(),
-                grid: launch.grid.into(),
+            let function = network.functions[launch.kernel].clone();
+            let [mut blocks, y, z] = launch.grid;
+            if launch.cooperative {
+                // All must run at once, and share their work however many they are.
+                let a_multiprocessor = function
+                    .occupancy_max_active_blocks_per_multiprocessor(kernel.threads, kernel.shared_bytes as usize, None)
+                    .map_err(CudaError::of(format!("asking how many blocks of {} run at once", kernel.name)))?;
+                blocks = blocks.min(a_multiprocessor * device.multiprocessors()? as u32).max(1);
+            }
+            Ok(Prepared {
+                function,
+                grid: (blocks, y, z),
                 block: (kernel.threads, 1, 1),
                 shared_bytes: kernel.shared_bytes,
                 cooperative: launch.cooperative,
                 name: format!("{} ({})", kernel.name, program.graph.nodes[launch.node].name),
-                words: launch.arguments.iter().map(|argument| word(&program, &offsets, bases, argument)).collect(),
-            }
+                words: launch.arguments.iter().map(|argument| word(&network, bases, argument)).collect(),
+            })
         };
-        let launches = program.launches.iter().map(prepare).collect();
-        stream.synchronize().map_err(CudaError::of("uploading weights"))?;
-        Ok(Self {
-            program,
-            device: device.clone(),
-            stream,
-            arena,
-            _constants: constants,
-            _counters: counters,
-            launches,
-            graph: None,
-            logits: Vec::new(),
-        })
+        let launches = program.launches.iter().map(prepare).collect::<Result<_, CudaError>>()?;
+        stream.synchronize().map_err(CudaError::of("clearing counters"))?;
+        Ok(Self { network, stream, arena, _counters: counters, launches, graph: None, logits: Vec::new() })
+    }
+
+    /// The network that it runs, for further engines.
+    pub fn network(&self) -> &Arc<CudaNetwork> {
+        &self.network
     }
 
     /// The program.
     pub fn program(&self) -> &Program {
-        &self.program
+        &self.network.program
     }
 
     /// The card.
     pub fn device(&self) -> &Device {
-        &self.device
+        &self.network.device
     }
 
     /// Runs the program on `input` [batch, height, width, 3], normalised, rounded to the program's element type.
@@ -136,12 +117,12 @@ impl CudaEngine {
     /// If the input has another length than the program's, or a kernel fails.
     pub fn run(&mut self, input: &[f32]) -> Result<(), EngineError> {
         let broken = |reason: &str| EngineError::Broken { reason: reason.into() };
-        let id = self.program.input().ok_or_else(|| broken("it has no input"))?;
-        let value = &self.program.graph.values[id.0];
+        let id = self.network.program.input().ok_or_else(|| broken("it has no input"))?;
+        let value = &self.network.program.graph.values[id.0];
         if input.len() != value.len() {
             return Err(EngineError::InputLength { expected: value.shape.clone(), found: input.len() });
         }
-        let offset = self.program.memory.offsets[id.0].ok_or_else(|| broken("its input has no place"))?;
+        let offset = self.network.program.memory.offsets[id.0].ok_or_else(|| broken("its input has no place"))?;
         let bytes = segface_kernels::cuda::elements(value.dtype, input);
         let mut place = self.arena.slice_mut(offset..offset + bytes.len());
         self.stream.memcpy_htod(&bytes, &mut place).map_err(CudaError::of("uploading the input"))?;
@@ -151,9 +132,9 @@ impl CudaEngine {
     }
 
     /// Launches everything as a graph, captured the first time.
-    fn launch_all(&mut self) -> Result<(), CudaError> {
+    pub(super) fn launch_all(&mut self) -> Result<(), CudaError> {
         if let Some(graph) = &self.graph {
-            return graph.launch().map_err(CudaError::of("launching the graph"));
+            return graph.0.launch().map_err(CudaError::of("launching the graph"));
         }
         self.stream
             .begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
@@ -173,34 +154,8 @@ impl CudaEngine {
             source: result::DriverError(CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED),
         })?;
         graph.launch().map_err(CudaError::of("launching the graph"))?;
-        self.graph = Some(graph);
+        self.graph = Some(Graph(graph));
         Ok(())
-    }
-
-    /// Labels a photo, RGB8 `[height, width, 3]`: it goes up as bytes, class ids come down, and what lies between stays on the card.
-    ///
-    /// # Errors
-    /// If the program is for several images or gives no logits, there is no room for the photo, or a kernel fails.
-    ///
-    /// # Panics
-    /// If `photo` is not as long as the frame's.
-    pub fn label_photo(
-        &mut self,
-        kernels: &mut PhotoKernels,
-        frame: &Frame,
-        photo: &[u8],
-    ) -> Result<PhotoLabels, EngineError> {
-        let input = self.program.input().ok_or_else(|| EngineError::Broken { reason: "it has no input".into() })?;
-        if self.program.graph.values[input.0].shape[0] != 1 {
-            let reason = "it is for several images at a time, and photos come one by one".into();
-            return Err(EngineError::Broken { reason });
-        }
-        let output = Output::Logits;
-        let logits = self.program.output(output).ok_or(EngineError::NoSuchOutput { output })?;
-        let [input, logits] = [input, logits].map(|value| self.address(value));
-        kernels.before(frame, photo, input)?;
-        self.launch_all()?;
-        Ok(kernels.after(frame, logits, None)?)
     }
 
     /// The stream on which everything of this engine happens.
@@ -209,8 +164,8 @@ impl CudaEngine {
     }
 
     /// Where a computed value lies on the device.
-    fn address(&self, value: ValueId) -> u64 {
-        let offset = self.program.memory.offsets[value.0].expect("computed values have a place in the arena");
+    pub(super) fn address(&self, value: ValueId) -> u64 {
+        let offset = self.network.program.memory.offsets[value.0].expect("computed values have a place in the arena");
         self.arena.device_ptr(&self.stream).0 + offset as u64
     }
 
@@ -219,7 +174,7 @@ impl CudaEngine {
     /// # Errors
     /// If a kernel fails: the first that did, by name.
     pub fn run_observed(&mut self, observe: &mut dyn FnMut(&Launch, std::time::Duration)) -> Result<(), CudaError> {
-        let program = Arc::clone(&self.program);
+        let program = Arc::clone(&self.network.program);
         for (launch, prepared) in program.launches.iter().zip(&mut self.launches) {
             let begin = std::time::Instant::now();
             prepared.run(&self.stream)?;
@@ -234,9 +189,9 @@ impl CudaEngine {
     /// # Errors
     /// If the program was not compiled to give it out.
     pub fn output(&mut self, output: Output) -> Result<(Vec<usize>, Vec<f32>), EngineError> {
-        let id = self.program.output(output).ok_or(EngineError::NoSuchOutput { output })?;
-        let value = &self.program.graph.values[id.0];
-        let offset = self.program.memory.offsets[id.0].ok_or(EngineError::NoSuchOutput { output })?;
+        let id = self.network.program.output(output).ok_or(EngineError::NoSuchOutput { output })?;
+        let value = &self.network.program.graph.values[id.0];
+        let offset = self.network.program.memory.offsets[id.0].ok_or(EngineError::NoSuchOutput { output })?;
         let place = self.arena.slice(offset..offset + value.bytes());
         let bytes = self.stream.clone_dtoh(&place).map_err(CudaError::of("downloading a result"))?;
         self.stream.synchronize().map_err(CudaError::of("downloading a result"))?;
@@ -283,7 +238,8 @@ impl Prepared {
 }
 
 /// The parameter's bits; the driver reads as many as the kernel's signature says.
-fn word(program: &Program, offsets: &[usize], [arena, constants, counters]: [u64; 3], argument: &Argument) -> u64 {
+fn word(network: &CudaNetwork, [arena, constants, counters]: [u64; 3], argument: &Argument) -> u64 {
+    let (program, offsets) = (&network.program, &network.offsets);
     let placed = |offset: Option<usize>| arena + offset.expect("what a launch names has a place in the arena") as u64;
     match *argument {
         Argument::Value(value) => placed(program.memory.offsets[value.0]),
@@ -294,19 +250,4 @@ fn word(program: &Program, offsets: &[usize], [arena, constants, counters]: [u64
         Argument::I32(value) => u64::from(value as u32),
         Argument::F32(value) => u64::from(value.to_bits()),
     }
-}
-
-/// Whether the driver says that it cannot run this kind of code.
-fn is_about_code(error: CUresult) -> bool {
-    use CUresult::{
-        CUDA_ERROR_INVALID_IMAGE, CUDA_ERROR_INVALID_PTX, CUDA_ERROR_NO_BINARY_FOR_GPU,
-        CUDA_ERROR_UNSUPPORTED_PTX_VERSION,
-    };
-    matches!(
-        error,
-        CUDA_ERROR_INVALID_IMAGE
-            | CUDA_ERROR_INVALID_PTX
-            | CUDA_ERROR_NO_BINARY_FOR_GPU
-            | CUDA_ERROR_UNSUPPORTED_PTX_VERSION
-    )
 }

@@ -62,11 +62,30 @@ pub enum CudaError {
         /// What the file holds.
         have: String,
     },
+    /// The card or its driver does not take a kernel's code.
+    #[error(
+        "{device} does not take the kernel {kernel}: {} ({}). Its driver is for CUDA {}.{}, and code of a newer compiler needs a newer one: update NVIDIA's driver, or make the code for this card (sm_{arch}) with an NVRTC no newer than the driver (SEGFACE_NVRTC names its folder; `segface compile --cards sm_{arch}` makes an engine file)",
+        describe(source), name(source), driver.0, driver.1
+    )]
+    CodeRefused {
+        /// The card.
+        device: String,
+        /// Its architecture.
+        arch: i32,
+        /// Which kernel.
+        kernel: String,
+        /// The newest CUDA version that the driver knows.
+        driver: (i32, i32),
+        /// The driver's answer.
+        source: DriverError,
+    },
     /// Not enough memory on the device.
     #[error(
-        "the device has no room for {bytes} bytes of {what}: {free} bytes are free; choose a smaller batch or size, or free memory on the device"
+        "{device} has no room for {bytes} bytes of {what}: {free} bytes are free; choose a smaller batch or size, free memory on the device, or use `--device cpu`"
     )]
     OutOfMemory {
+        /// The card.
+        device: String,
         /// How much.
         bytes: usize,
         /// What for.
@@ -109,6 +128,21 @@ impl CudaError {
                 if !matches!(code, CUresult::CUDA_ERROR_OUT_OF_MEMORY | CUresult::CUDA_ERROR_INVALID_VALUE)
         )
     }
+}
+
+/// Whether the driver says that it cannot run this kind of code.
+pub(super) fn is_about_code(error: CUresult) -> bool {
+    use CUresult::{
+        CUDA_ERROR_INVALID_IMAGE, CUDA_ERROR_INVALID_PTX, CUDA_ERROR_NO_BINARY_FOR_GPU,
+        CUDA_ERROR_UNSUPPORTED_PTX_VERSION,
+    };
+    matches!(
+        error,
+        CUDA_ERROR_INVALID_IMAGE
+            | CUDA_ERROR_INVALID_PTX
+            | CUDA_ERROR_NO_BINARY_FOR_GPU
+            | CUDA_ERROR_UNSUPPORTED_PTX_VERSION
+    )
 }
 
 fn describe(error: &DriverError) -> String {

@@ -1,6 +1,7 @@
 //! Engine files for CUDA devices: a program, its weights, and its kernels compiled for several architectures, so that a machine
 //! with nothing but a driver runs it.
 
+use super::photo::photo_kernels;
 use super::{Compiler, CudaError, Device, Image};
 use crate::engine::EngineError;
 use crate::engine::container::{self, Kind};
@@ -19,7 +20,8 @@ use std::sync::Arc;
 pub struct CudaFile {
     /// The program.
     pub program: Program,
-    /// Images of its kernels, in order, for each target: `sm_90`, … and PTX (`compute_80`) for cards that come later.
+    /// Images of its kernels, in order, then of those around it, for each target: `sm_90`, … and PTX (`compute_80`) for cards
+    /// that come later.
     pub images: Vec<(String, Vec<Image>)>,
 }
 
@@ -37,6 +39,8 @@ struct Header {
     launches: Vec<Launch>,
     counters: usize,
     constants: Vec<(ValueId, Form, Place)>,
+    /// The kernels that lay a photo into the network and its labels out of it.
+    photo_kernels: Vec<Kernel>,
     images: Vec<(String, Vec<Place>)>,
 }
 
@@ -54,8 +58,9 @@ impl CudaFile {
     /// Without a compiler, or if it refuses.
     pub fn compile(program: Program, targets: &[String]) -> Result<Self, CudaError> {
         let compiler = Compiler::find()?;
+        let kernels = [&program.kernels[..], &photo_kernels(&program)].concat();
         let targets = targets.iter().cloned().chain(["compute_80".to_owned()]);
-        let images = targets.map(|target| Ok((target.clone(), compiler.compile(&program.kernels, &target)?)));
+        let images = targets.map(|target| Ok((target.clone(), compiler.compile(&kernels, &target)?)));
         Ok(Self { images: images.collect::<Result<_, CudaError>>()?, program })
     }
 
@@ -87,6 +92,7 @@ impl CudaFile {
             kernels: program.kernels.clone(),
             launches: program.launches.clone(),
             counters: program.counters,
+            photo_kernels: photo_kernels(program),
             images: images.collect(),
             constants,
         };
@@ -140,7 +146,12 @@ impl CudaFile {
             counters: header.counters,
         };
         program.validate().map_err(bad)?;
-        if images.iter().any(|(_, images)| images.len() != program.kernels.len()) {
+        // They are launched by this program's description of them.
+        if header.photo_kernels != photo_kernels(&program) {
+            return Err(bad("its kernels for photos are those of another version of this program".into()));
+        }
+        let kernels = program.kernels.len() + header.photo_kernels.len();
+        if images.iter().any(|(_, images)| images.len() != kernels) {
             return Err(bad("it lacks the code of a kernel".into()));
         }
         Ok(Self { program, images })

@@ -8,6 +8,8 @@ mod device;
 mod engine;
 mod error;
 mod file;
+mod host;
+mod network;
 mod photo;
 
 pub use compiler::{Compiler, Image, Resources};
@@ -15,4 +17,5 @@ pub use device::{Device, devices};
 pub use engine::CudaEngine;
 pub use error::CudaError;
 pub use file::CudaFile;
-pub use photo::{PhotoKernels, PhotoLabels};
+pub use network::CudaNetwork;
+pub use photo::{PhotoEngine, PhotoLabels, PhotoTimes};

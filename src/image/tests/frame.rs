@@ -2,7 +2,7 @@
 
 use super::fixtures::{Tensor, Tensors};
 use crate::image::{
-    Crop, FacePoints, Format, Frame, ImageError, LabelMap, Photo, encode_labels, encode_overlay, palette,
+    Crop, FacePoints, Format, Frame, ImageError, LabelMap, Photo, encode_labels, encode_overlay, overlay, palette,
 };
 use segface_codegen::Variant;
 use segface_kernels::{
@@ -202,7 +202,8 @@ fn an_overlay_changes_parts_and_keeps_the_background() {
     }
     let map = LabelMap { width: 80, height: 60, labels };
     let (mut ctx, mut bytes) = (Context::new(1, Isa::best()), Vec::new());
-    encode_overlay(&mut ctx, &mut bytes, &flat_photo(80, 60), &map, &palette(Variant::Celeb)).unwrap();
+    let painted = overlay(&mut ctx, &flat_photo(80, 60), &map, &palette(Variant::Celeb));
+    encode_overlay(&mut bytes, (80, 60), &painted).unwrap();
     let overlay = crate::image::decode(&bytes, 1 << 20).unwrap();
     let at = |x: usize, y: usize| &overlay.pixels[3 * (y * 80 + x)..][..3];
     assert_eq!((overlay.width, overlay.height), (80, 60));

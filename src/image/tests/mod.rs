@@ -2,6 +2,7 @@
 
 mod broken;
 mod decode;
+mod devices;
 mod fixtures;
 mod frame;
 mod pipeline;

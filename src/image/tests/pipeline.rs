@@ -2,13 +2,12 @@
 
 use super::fixtures;
 use crate::image::{
-    DEFAULT_MAX_PIXELS, ImageError, Landmarks, ModelSummary, OutputNames, ParseOptions, PhotoSummary, Take,
-    parse_photos,
+    AroundNetwork, DEFAULT_MAX_PIXELS, ImageError, Landmarks, ModelSummary, OutputNames, ParseOptions, PhotoSummary,
+    Run, Take, parse_photos,
 };
 use segface_codegen::Variant;
-use segface_kernels::Isa;
+use segface_kernels::{Context, Isa};
 use std::{
-    convert::Infallible,
     fs,
     path::{Path, PathBuf},
     sync::Mutex,
@@ -17,7 +16,7 @@ use std::{
 const SIDE: usize = 32;
 
 /// Class 2 where the input is reddish, else class 0.
-fn by_redness(input: &[f32], take: &mut Take<'_>) -> Result<(), Infallible> {
+fn by_redness(input: &[f32], take: &mut Take<'_>) -> Result<(), String> {
     let logits: Vec<f32> = input
         .chunks_exact(3)
         .flat_map(|p| {
@@ -45,8 +44,20 @@ fn options() -> ParseOptions<'static> {
         max_pixels: DEFAULT_MAX_PIXELS,
         overlay: true,
         isa: Isa::best(),
-        threads: 2,
+        helpers: 1,
     }
+}
+
+/// A run with a network that is none.
+fn run(
+    files: &[PathBuf],
+    names: &[OutputNames],
+    options: &ParseOptions<'_>,
+    network: impl FnMut(&[f32], &mut Take<'_>) -> Result<(), String> + Send,
+) -> Run {
+    let ctx = Context::new(2, options.isa);
+    let labeller = AroundNetwork::new(network, "nowhere", options.variant.classes().len(), ctx);
+    parse_photos(files, names, options, vec![labeller], &|_, _| ())
 }
 
 fn sample(name: &str) -> PathBuf {
@@ -78,8 +89,9 @@ fn good_photos_are_done_and_bad_ones_named() {
     fs::create_dir(&out).unwrap();
     let names = OutputNames::for_photos(&out, &files);
     let heard = Mutex::new(0);
+    let labeller = AroundNetwork::new(by_redness, "nowhere", 19, Context::new(2, Isa::best()));
     let outcomes =
-        parse_photos(&files, &names, &options(), &mut by_redness, &|_, _| *heard.lock().unwrap() += 1).unwrap();
+        parse_photos(&files, &names, &options(), vec![labeller], &|_, _| *heard.lock().unwrap() += 1).outcomes;
     assert_eq!(*heard.lock().unwrap(), 6);
     assert!(outcomes.iter().map(|(file, _)| file).eq(&files), "the order of the arguments");
     let [good, cut, grey, none, missing, turned] = &outcomes[..] else { panic!("six") };
@@ -108,7 +120,7 @@ fn without_overlay_and_with_crop() {
     let files = [sample("rgb.png")];
     let names = OutputNames::for_photos(folder.path(), &files);
     let options = ParseOptions { overlay: false, crop: Some("4,5,20,10".parse().unwrap()), ..options() };
-    let outcomes = parse_photos(&files, &names, &options, &mut by_redness, &|_, _| ()).unwrap();
+    let outcomes = run(&files, &names, &options, by_redness).outcomes;
     let summary = outcomes[0].1.as_ref().unwrap();
     assert_eq!(summary.crop, Some([4, 5, 20, 10]));
     let [x, y, width, height] = summary.classes[2].bounds.unwrap();
@@ -124,32 +136,30 @@ fn a_run_stops_when_results_cannot_be_written() {
     fs::write(&out, "").unwrap();
     let files = vec![sample("rgb.png"); 12];
     let names = OutputNames::for_photos(&out, &files);
-    let outcomes = parse_photos(&files, &names, &options(), &mut by_redness, &|_, _| ()).unwrap();
+    let outcomes = run(&files, &names, &options(), by_redness).outcomes;
     assert!(matches!(&outcomes[0].1, Err(ImageError::Write { path, .. }) if *path == names[0].labels));
     assert!(outcomes[1..].iter().all(|(_, result)| matches!(result, Err(ImageError::NotDone))));
 }
 
 #[test]
-fn an_error_of_the_network_ends_the_run() {
+fn an_error_of_the_only_network_ends_the_run_and_keeps_what_was_done() {
     let folder = tempfile::tempdir().unwrap();
     let files = vec![sample("rgb.png"); 8];
     let names = OutputNames::for_photos(folder.path(), &files);
     let mut calls = 0;
-    let result = parse_photos(
-        &files,
-        &names,
-        &options(),
-        &mut |input, take| {
-            calls += 1;
-            if calls == 3 {
-                return Err("out of order");
-            }
-            by_redness(input, take).map_err(|never| match never {})
-        },
-        &|_, _| (),
-    );
-    assert_eq!(result.unwrap_err(), "out of order");
+    let run = run(&files, &names, &options(), |input, take| {
+        calls += 1;
+        if calls == 3 { Err("out of order".into()) } else { by_redness(input, take) }
+    });
     assert_eq!(calls, 3);
+    let results: Vec<_> = run.outcomes.iter().map(|(_, result)| result).collect();
+    assert!(results[..2].iter().all(|result| result.is_ok()));
+    assert!(
+        matches!(results[2], Err(ImageError::DeviceLost { devices, reason }) if devices == "nowhere" && reason == "out of order")
+    );
+    assert!(results[3..].iter().all(|result| matches!(result, Err(ImageError::NoDeviceLeft))));
+    assert_eq!(run.lost.len(), 1);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2 * 3);
 }
 
 #[test]
@@ -158,16 +168,16 @@ fn landmarks_are_used_by_networks_that_warp_and_only_by_those() {
     let files = [sample("rgb.png"), sample("rgba.png")];
     let names = OutputNames::for_photos(folder.path(), &files);
     let landmarks = Landmarks::parse("{\"rgb.png\": [[22, 8], [12, 8], [17, 14], [20, 20], [14, 20]]}").unwrap();
-    let mut eleven = |input: &[f32], take: &mut Take<'_>| -> Result<(), Infallible> {
+    let eleven = |input: &[f32], take: &mut Take<'_>| {
         take(&vec![0f32; input.len() / 3 * 11], (SIDE, SIDE));
         Ok(())
     };
     let lapa = ParseOptions { variant: Variant::Lapa, landmarks: Some(&landmarks), ..options() };
-    let outcomes = parse_photos(&files, &names, &lapa, &mut eleven, &|_, _| ()).unwrap();
+    let outcomes = run(&files, &names, &lapa, eleven).outcomes;
     let with: &PhotoSummary = outcomes[0].1.as_ref().unwrap();
     assert!(with.warnings.iter().any(|w| w.contains("mirrored")), "{:?}", with.warnings);
     assert!(matches!(&outcomes[1].1, Err(ImageError::NoLandmarks { name }) if name == "rgba.png"));
     let helen = ParseOptions { variant: Variant::Helen, ..lapa };
-    let outcomes = parse_photos(&files, &names, &helen, &mut eleven, &|_, _| ()).unwrap();
+    let outcomes = run(&files, &names, &helen, eleven).outcomes;
     assert!(outcomes.iter().all(|(_, result)| result.is_ok()));
 }
