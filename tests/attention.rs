@@ -12,6 +12,7 @@ use segface_tests::{
     cuda::{floor, judge_single},
     in_every_precision,
     judge::{Failure, Floor},
+    modes::assert_no_findings,
     operand::{Values, values, widen},
     problems::{judge_kernel, random_problems},
 };
@@ -80,6 +81,11 @@ fn check_on_device<T: Element>(problem: &Problem, precision: Precision) -> Resul
 #[test]
 fn attentions_on_a_device() {
     random_problems("attention cuda", 6, problem(30, 60), |problem| in_every_precision!(check_on_device(problem)));
+}
+
+#[test]
+fn attentions_have_no_findings() {
+    assert_no_findings("attentions_on_a_device");
 }
 
 #[test]

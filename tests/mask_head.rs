@@ -13,6 +13,7 @@ use segface_tests::{
     cuda::{floor, judge_single, run_single},
     in_every_precision,
     judge::{Failure, Floor},
+    modes::assert_no_findings,
     operand::{Operand, Values, to_nhwc, values, widen},
     problems::{judge_kernel, random_problems},
 };
@@ -176,6 +177,11 @@ fn check_on_device<T: Element>(problem: &Problem, precision: Precision) -> Resul
 #[test]
 fn heads_on_a_device() {
     random_problems("mask_head cuda", 5, problem(13), |problem| in_every_precision!(check_on_device(problem)));
+}
+
+#[test]
+fn heads_have_no_findings() {
+    assert_no_findings("heads_on_a_device");
 }
 
 fn check_product<T: Element>(problem: &Problem) -> Result<(), Failure> {

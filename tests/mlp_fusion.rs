@@ -14,6 +14,7 @@ use segface_tests::{
     cuda::{floor, judge_rung},
     in_every_precision,
     judge::{Failure, Floor},
+    modes::assert_no_findings,
     operand::{Operand, Values, to_nchw, to_nhwc, values, widen},
     problems::{judge_kernel, random_problems},
 };
@@ -126,6 +127,11 @@ fn check_on_device<T: Element>(problem: &Problem, precision: Precision) -> Resul
 #[test]
 fn maps_on_a_device() {
     random_problems("mlp_fusion cuda", 6, problem(40, 100), |problem| in_every_precision!(check_on_device(problem)));
+}
+
+#[test]
+fn maps_have_no_findings() {
+    assert_no_findings("maps_on_a_device");
 }
 
 fn both(problem: &Problem) -> Result<(), Failure> {

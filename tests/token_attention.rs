@@ -22,6 +22,7 @@ use segface_tests::{
     cuda::{floor, judge_rung},
     in_every_precision,
     judge::{Failure, Floor},
+    modes::assert_no_findings,
     operand::{Operand, Values, unit_values, values, widen},
     problems::{judge_kernel, random_problems},
 };
@@ -210,6 +211,11 @@ fn passes_on_a_device() {
     random_problems("image_pass cuda", 6, device_problem(30), |problem| {
         in_every_precision!(check_device_pass(problem))
     });
+}
+
+#[test]
+fn passes_have_no_findings() {
+    assert_no_findings("passes_on_a_device");
 }
 
 /// Image tokens that grow along the map: every later chunk's scores dwarf the earlier ones'.

@@ -4,9 +4,12 @@
 //! lets [`problems::judge_kernel`] run them with every instruction set and thread count; whole networks are compared
 //! with [`parity::Case`] and with the reference on seeded weights ([`segface::weights::seeded`]). What is accepted is decided in [`judge`] alone.
 
+pub mod assembler;
 pub mod cuda;
 pub mod epilogue;
+pub mod instances;
 pub mod judge;
+pub mod modes;
 pub mod network;
 pub mod operand;
 pub mod parity;

@@ -14,7 +14,7 @@ const THREADS: [usize; 2] = [1, 3];
 /// Runs `test` on `cases` problems drawn from `problems` and panics with the simplest one that fails.
 ///
 /// Problems are the same in every run, drawn from a seed made of `name`. `SEGFACE_SEED` (a number, or `random`) draws
-/// others, `SEGFACE_CASES` multiplies their number.
+/// others, `SEGFACE_CASES` multiplies their number; a fraction leaves at least one.
 pub fn random_problems<S: Strategy>(
     name: &str,
     cases: u32,
@@ -23,10 +23,12 @@ pub fn random_problems<S: Strategy>(
 ) {
     tch::set_num_threads(1);
     let seed = seed(name);
-    let times = std::env::var("SEGFACE_CASES").map_or(1, |text| {
-        text.parse().unwrap_or_else(|_| panic!("SEGFACE_CASES is {text:?}, expected how many times the usual number"))
+    let times: f64 = std::env::var("SEGFACE_CASES").map_or(1.0, |text| {
+        let times = text.parse().ok().filter(|times: &f64| times.is_finite() && *times > 0.0);
+        times.unwrap_or_else(|| panic!("SEGFACE_CASES is {text:?}, expected how many times the usual number"))
     });
-    let config = Config { cases: cases * times, failure_persistence: None, ..Config::default() };
+    let cases = (f64::from(cases) * times).ceil() as u32;
+    let config = Config { cases, failure_persistence: None, ..Config::default() };
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);

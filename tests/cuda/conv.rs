@@ -58,14 +58,14 @@ fn every_precision(problem: &Problem) -> Result<(), Failure> {
 }
 
 #[test]
-fn windows_of_whole_chunks() {
+pub(crate) fn windows_of_whole_chunks() {
     let windows = vec![[3, 1, 1], [3, 2, 1], [2, 2, 0], [1, 2, 0], [1, 1, 2], [3, 1, 3], [5, 3, 2]];
     let channels = (1..=8usize).prop_map(|c| 8 * c);
     random_problems("cuda conv", 8, problem(14, channels, 12, windows), every_precision);
 }
 
 #[test]
-fn stems_of_three_channels() {
+pub(crate) fn stems_of_three_channels() {
     let windows = vec![[4, 4, 0], [3, 2, 1], [7, 2, 3]];
     random_problems("cuda conv stem", 6, problem(33, Just(3), 12, windows), every_precision);
 }

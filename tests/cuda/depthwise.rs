@@ -70,16 +70,16 @@ fn every_precision(problem: &Problem) -> Result<(), Failure> {
 }
 
 #[test]
-fn tiny_maps() {
+pub(crate) fn tiny_maps() {
     random_problems("cuda depthwise tiny", 8, problem(9, 9), every_precision);
 }
 
 #[test]
-fn maps_of_many_blocks_and_long_runs() {
+pub(crate) fn maps_of_many_blocks_and_long_runs() {
     random_problems("cuda depthwise large", 3, problem(70, 12), every_precision);
 }
 
 #[test]
-fn many_channels() {
+pub(crate) fn many_channels() {
     random_problems("cuda depthwise channels", 3, problem(7, 130), every_precision);
 }

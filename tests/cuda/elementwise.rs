@@ -96,11 +96,11 @@ fn every_precision(problem: &Problem) -> Result<(), Failure> {
 }
 
 #[test]
-fn every_operator_on_rows_of_whole_chunks() {
+pub(crate) fn every_operator_on_rows_of_whole_chunks() {
     random_problems("cuda elementwise", 12, problem(40, (1..=20usize).prop_map(|c| 8 * c)), every_precision);
 }
 
 #[test]
-fn every_operator_on_odd_rows() {
+pub(crate) fn every_operator_on_odd_rows() {
     random_problems("cuda elementwise odd", 6, problem(20, 1..=30usize), every_precision);
 }

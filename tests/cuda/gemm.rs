@@ -87,28 +87,28 @@ fn every_precision(problem: &Problem) -> Result<(), Failure> {
 }
 
 #[test]
-fn small_odd_products_with_every_prologue_and_epilogue() {
+pub(crate) fn small_odd_products_with_every_prologue_and_epilogue() {
     random_problems("cuda gemm small", 8, problem(40, 12, 12), every_precision);
 }
 
 #[test]
-fn products_of_many_rows() {
+pub(crate) fn products_of_many_rows() {
     random_problems("cuda gemm rows", 3, problem(400, 8, 12), every_precision);
 }
 
 #[test]
-fn products_of_few_rows_and_many_columns() {
+pub(crate) fn products_of_few_rows_and_many_columns() {
     random_problems("cuda gemm columns", 3, problem(7, 128, 40), every_precision);
 }
 
 #[test]
-fn deep_products() {
+pub(crate) fn deep_products() {
     random_problems("cuda gemm deep", 2, problem(40, 12, 200), every_precision);
 }
 
 /// The lower rungs take rows as they are and norm nothing.
 #[test]
-fn products_on_every_rung() {
+pub(crate) fn products_on_every_rung() {
     let rung = prop::sample::select(vec![Some(Rung::Naive), Some(Rung::Tiled)]);
     let plain = (problem(90, 10, 8), rung).prop_map(|(mut problem, rung)| {
         problem.epilogue.epilogue.norm = None;

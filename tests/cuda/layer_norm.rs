@@ -38,7 +38,7 @@ fn check<T: Element>(problem: &Problem, precision: Precision) -> Result<(), Fail
 }
 
 #[test]
-fn norms_of_short_and_long_rows() {
+pub(crate) fn norms_of_short_and_long_rows() {
     random_problems("cuda layer norm", 10, problem(70, 256), |p| {
         check::<f32>(p, Precision::F32)?;
         check::<f16>(p, Precision::F16)?;

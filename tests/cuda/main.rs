@@ -1,5 +1,6 @@
 //! Every kernel of the CUDA target against libtorch: random problems in f32, tf32, f16 and bf16.
 
+mod budgets;
 mod checked;
 mod conv;
 mod depthwise;
@@ -11,5 +12,6 @@ mod models;
 mod patch_merge;
 mod photo;
 mod resample;
+mod sizes;
 mod squeeze_excite;
 mod window_attention;

@@ -75,25 +75,25 @@ fn every_precision(problem: &Problem) -> Result<(), Failure> {
 }
 
 #[test]
-fn small_odd_mlps_with_every_epilogue() {
+pub(crate) fn small_odd_mlps_with_every_epilogue() {
     random_problems("cuda mlp small", 8, problem(1..60, 12, 20), every_precision);
 }
 
 #[test]
-fn mlps_of_wide_rows() {
+pub(crate) fn mlps_of_wide_rows() {
     random_problems("cuda mlp wide", 3, problem(1..30, 96, 24), every_precision);
 }
 
 /// Enough rows, and channels and hidden columns in whole atoms, for the fused kernel.
 #[test]
-fn mlps_in_one_launch() {
+pub(crate) fn mlps_in_one_launch() {
     let fused = problem(6912..7000, 3, 3).prop_map(|p| Problem { channels: 4 * p.channels, hidden: 8 * p.hidden, ..p });
     random_problems("cuda mlp fused", 3, fused, every_precision);
 }
 
 /// The lower rungs end in bias, scale and residual.
 #[test]
-fn mlps_on_every_rung() {
+pub(crate) fn mlps_on_every_rung() {
     let rung = prop::sample::select(vec![Some(Rung::Naive), Some(Rung::Tiled)]);
     let plain = (problem(1..90, 8, 12), rung).prop_map(|(mut problem, rung)| {
         let epilogue = &mut problem.epilogue.epilogue;

@@ -52,7 +52,7 @@ fn check<T: Element>(p: &Problem, precision: Precision) -> Result<(), Failure> {
 }
 
 #[test]
-fn merging_patches() {
+pub(crate) fn merging_patches() {
     random_problems("cuda patch merge", 8, problem(), |p| {
         check::<f32>(p, Precision::F32)?;
         check::<f32>(p, Precision::Tf32)?;

@@ -70,14 +70,14 @@ fn check(photos: &mut PhotoEngine, variant: Variant, photo: (usize, usize), wind
 }
 
 #[test]
-fn whole_photos_and_crops() {
+pub(crate) fn whole_photos_and_crops() {
     let mut photos = engine(Variant::Celeb);
     check(&mut photos, Variant::Celeb, (101, 77), Window::whole(101, 77), None);
     check(&mut photos, Variant::Celeb, (60, 50), Window { x: 3, y: 5, width: 51, height: 40 }, None);
 }
 
 #[test]
-fn faces_are_warped_and_labels_come_back_unwarped() {
+pub(crate) fn faces_are_warped_and_labels_come_back_unwarped() {
     let mut photos = engine(Variant::Lapa);
     let points = STANDARD_FACE_POINTS.map(|[x, y]| [x / 512.0 * 64.0 + 1.5, y / 512.0 * 48.0]);
     let warp = FaceWarp::fit(&points, NETWORK, NETWORK).expect("a face");

@@ -79,11 +79,11 @@ fn every_precision(problem: &Problem) -> Result<(), Failure> {
 }
 
 #[test]
-fn small_maps() {
+pub(crate) fn small_maps() {
     random_problems("cuda resample small", 6, problem(9, 6), every_precision);
 }
 
 #[test]
-fn maps_of_many_blocks() {
+pub(crate) fn maps_of_many_blocks() {
     random_problems("cuda resample large", 2, problem(50, 5), every_precision);
 }

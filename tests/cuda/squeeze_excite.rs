@@ -60,11 +60,11 @@ fn check(problem: &Problem) -> Result<(), Failure> {
 }
 
 #[test]
-fn gates_of_few_channels() {
+pub(crate) fn gates_of_few_channels() {
     random_problems("cuda squeeze_excite small", 8, problem(12, 8), check);
 }
 
 #[test]
-fn gates_of_the_networks_sizes() {
+pub(crate) fn gates_of_the_networks_sizes() {
     random_problems("cuda squeeze_excite large", 3, problem(384, 60), check);
 }

@@ -163,7 +163,7 @@ fn core<T: Element>(p: &Problem, precision: Precision, rung: Option<Rung>) -> Re
 }
 
 #[test]
-fn the_fused_branch() {
+pub(crate) fn the_fused_branch() {
     random_problems("cuda window attention", 10, problem(), |p| {
         fused::<f32>(p, Precision::F32)?;
         fused::<bf16>(p, Precision::Bf16)?;
@@ -174,7 +174,7 @@ fn the_fused_branch() {
 }
 
 #[test]
-fn attention_within_windows() {
+pub(crate) fn attention_within_windows() {
     random_problems("cuda window core", 6, problem(), |p| {
         for rung in [None, Some(Rung::Naive)] {
             core::<f32>(p, Precision::F32, rung)?;

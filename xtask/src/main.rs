@@ -49,6 +49,9 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Measure kernels with NVIDIA's assembler and write docs/ptxas.tsv: those that are new or were edited since. All of them
+    /// take some 25 minutes of one core.
+    Ptxas,
     /// Write the generated fixtures anew (Python 3 with venv and pip) and list what changed.
     Fixtures,
 }
@@ -78,6 +81,7 @@ fn run(task: Task) -> Result<(), Error> {
         }
         Task::Ci => steps::ci(),
         Task::Bench { arguments } => steps::bench(&arguments),
+        Task::Ptxas => steps::ptxas(),
         Task::Fixtures => fixtures::make(),
     }
 }

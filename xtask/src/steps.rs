@@ -45,6 +45,16 @@ pub(crate) fn ci() -> Result<(), Error> {
     test(None, None, &[])
 }
 
+/// The table of what kernels need of a multiprocessor.
+pub(crate) fn ptxas() -> Result<(), Error> {
+    deps::provide(&[&LIBTORCH])?;
+    deps::provide(&ptxvm::NEEDED)?;
+    let mut command = cargo(&["test", "--package", "segface-tests", "--test", "machine_code", "--"]);
+    command.args(["--ignored", "--exact", "table::write", "--nocapture"]);
+    command.envs(ptxvm::environment(&ptxvm::build()?)?);
+    step(&mut command)
+}
+
 /// The table of speeds.
 pub(crate) fn bench(arguments: &[String]) -> Result<(), Error> {
     deps::provide(&[&LIBTORCH])?;

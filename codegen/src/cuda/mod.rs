@@ -14,4 +14,4 @@ pub mod tile;
 pub use image::image_kernels;
 pub use kernel::{Argument, Kernel, Launch};
 pub use lower::Rung;
-pub use program::{Form, Program, compile, compile_graph, compile_rung};
+pub use program::{Form, Program, compile, compile_graph, compile_rung, kernels};

@@ -103,6 +103,15 @@ pub fn compile_rung(model: ModelSpec, precision: Precision, mut graph: Graph, ru
     }
 }
 
+/// The kernels of [`compile_rung`], and nothing else: constants are neither looked at nor packed.
+pub fn kernels(graph: &Graph, precision: Precision, rung: Option<Rung>) -> Vec<Kernel> {
+    let mut lowering = Lowering::new(graph, precision, rung);
+    for index in 0..graph.nodes.len() {
+        lowering.lower(index);
+    }
+    lowering.finish().kernels
+}
+
 fn device_constant(graph: &Graph, precision: Precision, value: ValueId, form: Form) -> Arc<[u8]> {
     let Source::Constant(data) = &graph.values[value.0].source else {
         unreachable!("only constants are asked for as constants")

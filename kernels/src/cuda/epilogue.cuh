@@ -90,7 +90,7 @@ __device__ __forceinline__ void finish(typename S::Sums &sums, const Epi &epilog
                     sum += __shfl_xor_sync(~0u, sum, 2);
                     const int r = tile_row + m * 16 + half * 8 + g;
                     if (t == 0) {
-                        asm volatile("st.shared.f32 [%0], %1;" ::"r"(partials + u32((pass * S::ROWS + r) * S::WARPS_N + warp_n) * 4),
+                        asm volatile("st.shared.f32 [%0], %1;" ::"r"(partials + u32((pass * S::WARPS_N + warp_n) * S::ROWS + r) * 4),
                                      "f"(sum)
                                      : "memory");
                     }
@@ -104,7 +104,7 @@ __device__ __forceinline__ void finish(typename S::Sums &sums, const Epi &epilog
                     float sum = 0;
 #pragma unroll
                     for (int w = 0; w < S::WARPS_N; w++) {
-                        sum += __uint_as_float(load_word(partials + u32((pass * S::ROWS + r) * S::WARPS_N + w) * 4));
+                        sum += __uint_as_float(load_word(partials + u32((pass * S::WARPS_N + w) * S::ROWS + r) * 4));
                     }
                     if (pass == 0) mean[m][half] = sum / float(n);
                     else scale[m][half] = rsqrtf(sum / float(n) + epilogue.eps);

@@ -52,19 +52,18 @@ struct TokenStepOperands {
 // Numbers of working memory per class token.
 constexpr int STEP_WORKSPACE = 4864;
 
-// Sums 32 numbers over the lanes; lane l gets the l-th sum. 31 shuffles instead of 160.
+// Sums 32 numbers over the lanes; lane l gets the l-th sum. 31 shuffles instead of 160. `D` is known to the compiler, or the
+// numbers would lie in local memory.
+template <int D = 16>
 __device__ __forceinline__ float transpose_reduce(float (&v)[32]) {
-    const int lane = int(threadIdx.x) & 31;
+    const bool upper = int(threadIdx.x) & D;
 #pragma unroll
-    for (int d = 16; d > 0; d /= 2) {
-        const bool upper = lane & d;
-#pragma unroll
-        for (int i = 0; i < d; i++) {
-            const float send = upper ? v[i] : v[i + d], keep = upper ? v[i + d] : v[i];
-            v[i] = keep + __shfl_xor_sync(~0u, send, d);
-        }
+    for (int i = 0; i < D; i++) {
+        const float send = upper ? v[i] : v[i + D], keep = upper ? v[i + D] : v[i];
+        v[i] = keep + __shfl_xor_sync(~0u, send, D);
     }
-    return v[0];
+    if constexpr (D > 1) return transpose_reduce<D / 2>(v);
+    else return v[0];
 }
 
 template <int T, Stage STAGE>
@@ -247,11 +246,14 @@ struct TokenStep {
             }
         });
         barrier.meet();
-        // 2048 terms: each warp takes 256 of them for the unit's four columns, straight from memory, where each is read once a unit.
+        // 2048 terms: each warp takes 256 of them for the unit's four columns, straight from memory. Again two columns at a time.
         units(64, [&](int image, int part) {
             const float *x = hidden + image * T * 2048 + warp * 256;
-            dots<256, 4>(x, 2048, o.mlp2.weight + part * 4 * 2048 + warp * 256, 2048,
-                         [&](int c, int row, float sum) { parts[(warp * 4 + c) * T + row] = sum; });
+#pragma unroll 1
+            for (int half = 0; half < 4; half += 2) {
+                dots<256, 2>(x, 2048, o.mlp2.weight + (part * 4 + half) * 2048 + warp * 256, 2048,
+                             [&](int c, int row, float sum) { parts[(warp * 4 + half + c) * T + row] = sum; });
+            }
             __syncthreads();
             for (int i = int(threadIdx.x); i < 4 * T; i += STEP_THREADS) {
                 float sum = 0;
@@ -275,14 +277,21 @@ struct TokenStep {
                                       [&](int row, int column, float sum) { out[row * PROJECTED + begin + column] = sum; });
             };
             const int column = part * UNIT;
-            // One call of `columns`, so that it is compiled once.
+            // One call of `columns`, so that it is compiled once. Which layer is chosen by its pointers: chosen as an operand, all
+            // operands would lie in local memory.
             const bool key = column < 128, value = column < 256;
+            Linear linear = o.value;
+            if (key) linear = o.key;
             if constexpr (LAYER0) {
                 const bool query = column < 512, self_key = column < 768;
-                some(key ? o.key : value ? o.value : query ? o.self_query : self_key ? o.self_key : o.self_value,
-                     key || (!value && self_key) ? encoded : plain, key ? 0 : value ? 128 : query ? 256 : self_key ? 512 : 768);
+                if (!value) linear = o.self_value;
+                if (!value && self_key) linear = o.self_key;
+                if (!value && query) linear = o.self_query;
+                some(linear, key || (!value && self_key) ? encoded : plain,
+                     key ? 0 : value ? 128 : query ? 256 : self_key ? 512 : 768);
             } else {
-                some(key ? o.key : value ? o.value : o.next_query, key || !value ? encoded : plain, key ? 0 : value ? 128 : 256);
+                if (!value) linear = o.next_query;
+                some(linear, key || !value ? encoded : plain, key ? 0 : value ? 128 : 256);
             }
         });
     }

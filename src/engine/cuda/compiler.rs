@@ -42,8 +42,8 @@ pub struct Resources {
 }
 
 impl Resources {
-    /// From the assembler's log.
-    fn read(log: &str) -> Option<Self> {
+    /// From the assembler's log; `None` if it says nothing of registers.
+    pub fn read(log: &str) -> Option<Self> {
         let before = |what: &str| -> Option<usize> {
             let line = log.lines().find(|line| line.contains(what))?;
             line[..line.find(what)?].split_whitespace().next_back()?.parse().ok()

@@ -1,0 +1,4 @@
+//! What NVIDIA's assembler makes of every kernel: registers, shared memory, and instructions.
+
+mod sass;
+mod table;
