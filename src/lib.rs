@@ -5,6 +5,7 @@ mod error;
 pub mod files;
 pub mod image;
 pub mod parser;
+pub mod profile;
 pub mod tensors;
 pub mod weights;
 

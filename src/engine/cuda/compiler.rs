@@ -108,9 +108,18 @@ impl Compiler {
     /// As [`Compiler::compile`].
     pub fn resources(&self, kernels: &[Kernel], target: &str) -> Result<Vec<Resources>, CudaError> {
         let resources = kernels.par_iter().map(|kernel| {
+            let path = self.cache.as_ref().map(|folder| folder.join(self.key(kernel, target) + ".ptxas"));
+            let kept = path.as_ref().and_then(|path| std::fs::read_to_string(path).ok());
+            if let Some(resources) = kept.and_then(|log| Resources::read(&log)) {
+                return Ok(resources);
+            }
             let (_, log) = self.nvrtc(kernel, target, &["--ptxas-options=-v"])?;
-            Resources::read(&log)
-                .ok_or_else(|| self.refused(kernel, target, format!("its log says no registers:\n{log}")))
+            let resources = Resources::read(&log)
+                .ok_or_else(|| self.refused(kernel, target, format!("its log says no registers:\n{log}")))?;
+            if let Some(path) = path {
+                keep(&path, log.as_bytes());
+            }
+            Ok(resources)
         });
         resources.collect()
     }
@@ -130,11 +139,7 @@ impl Compiler {
         }
         let (image, _) = self.nvrtc(kernel, target, &[])?;
         if let Some(path) = path {
-            // A cache that cannot be written is no reason to fail: the kernel is there.
-            let written = write_atomically(&path, true, |out: &mut dyn std::io::Write| out.write_all(image.bytes()));
-            if written.is_err() {
-                tracing::debug!("cannot keep {}", path.display());
-            }
+            keep(&path, image.bytes());
         }
         Ok(image)
     }
@@ -215,8 +220,15 @@ impl Compiler {
     }
 }
 
+/// Writes a result into the cache. One that cannot be written is no reason to fail: the result is there.
+pub(super) fn keep(path: &Path, bytes: &[u8]) {
+    if write_atomically(path, true, |out: &mut dyn std::io::Write| out.write_all(bytes)).is_err() {
+        tracing::debug!("cannot keep {}", path.display());
+    }
+}
+
 /// The newest CUDA version whose PTX the driver knows.
-fn driver_version() -> (i32, i32) {
+pub(super) fn driver_version() -> (i32, i32) {
     let mut version: c_int = 0;
     // SAFETY: points to an integer; a device was opened, so the driver is loaded.
     unsafe { cudarc::driver::sys::cuDriverGetVersion(&mut version) };
@@ -280,7 +292,8 @@ fn load_from(folder: &Path) -> bool {
     loaded
 }
 
-fn cache_folder() -> Option<PathBuf> {
+/// Where results are kept.
+pub(super) fn cache_folder() -> Option<PathBuf> {
     if let Some(folder) = std::env::var_os("SEGFACE_CACHE") {
         return (!folder.is_empty()).then(|| PathBuf::from(folder));
     }

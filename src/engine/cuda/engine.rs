@@ -23,14 +23,14 @@ pub struct CudaEngine {
     /// Kept for the kernels that read them.
     _constants: CudaSlice<u8>,
     _counters: CudaSlice<u32>,
-    launches: Vec<Prepared>,
+    pub(super) launches: Vec<Prepared>,
     graph: Option<CudaGraph>,
     /// The logits of the last run that were asked for.
     logits: Vec<f32>,
 }
 
 /// A launch with its arguments as the driver takes them.
-struct Prepared {
+pub(super) struct Prepared {
     function: CudaFunction,
     grid: (u32, u32, u32),
     block: (u32, u32, u32),
@@ -151,7 +151,7 @@ impl CudaEngine {
     }
 
     /// Launches everything as a graph, captured the first time.
-    fn launch_all(&mut self) -> Result<(), CudaError> {
+    pub(super) fn launch_all(&mut self) -> Result<(), CudaError> {
         if let Some(graph) = &self.graph {
             return graph.launch().map_err(CudaError::of("launching the graph"));
         }
@@ -263,7 +263,7 @@ impl CudaEngine {
 }
 
 impl Prepared {
-    fn run(&mut self, stream: &CudaStream) -> Result<(), CudaError> {
+    pub(super) fn run(&mut self, stream: &CudaStream) -> Result<(), CudaError> {
         let mut parameters: Vec<*mut c_void> = self.words.iter_mut().map(|word| (word as *mut u64).cast()).collect();
         let launch = if self.cooperative { result::launch_cooperative_kernel } else { result::launch_kernel };
         // SAFETY: the words are the kernel's parameters, in its order, made from the same description as its signature; the

@@ -36,6 +36,8 @@ struct Header {
     kernels: Vec<Kernel>,
     launches: Vec<Launch>,
     counters: usize,
+    #[serde(default)]
+    chosen_by: String,
     constants: Vec<(ValueId, Form, Place)>,
     images: Vec<(String, Vec<Place>)>,
 }
@@ -87,6 +89,7 @@ impl CudaFile {
             kernels: program.kernels.clone(),
             launches: program.launches.clone(),
             counters: program.counters,
+            chosen_by: program.chosen_by.clone(),
             images: images.collect(),
             constants,
         };
@@ -138,6 +141,8 @@ impl CudaFile {
             launches: header.launches,
             constants,
             counters: header.counters,
+            choices: Vec::new(),
+            chosen_by: header.chosen_by,
         };
         program.validate().map_err(bad)?;
         if images.iter().any(|(_, images)| images.len() != program.kernels.len()) {

@@ -9,6 +9,8 @@ mod engine;
 mod error;
 mod file;
 mod photo;
+mod timed;
+pub mod tune;
 
 pub use compiler::{Compiler, Image, Resources};
 pub use device::{Device, devices};
@@ -16,3 +18,4 @@ pub use engine::CudaEngine;
 pub use error::CudaError;
 pub use file::CudaFile;
 pub use photo::{PhotoKernels, PhotoLabels};
+pub use timed::{TimedLaunch, median};
