@@ -5,7 +5,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use segface::Error;
 use segface::engine::EngineError;
 use segface::engine::cuda::Device;
-use segface::engine::cuda::tune::{Effort, cache_file, store, tune};
+use segface::engine::cuda::tune::{Cache, Effort, permit, tune};
 use segface::parser::{Request, Target};
 use segface_codegen::cuda::compile_graph_tuned;
 use segface_codegen::plan::{CompileOptions, Precision, optimise};
@@ -40,14 +40,8 @@ pub(crate) fn run(args: TuneArgs) -> Result<(), Error> {
         Target::Cpu => return Err(broken("there is nothing to tune on the CPU; use `--device cuda`")),
     };
     let device = Device::open(ordinal).map_err(EngineError::from)?;
-    if device.is_virtual().map_err(EngineError::from)? {
-        if !args.force {
-            return Err(broken(&format!(
-                "{} is a virtual device: its times say nothing of a card; tune on a real one (or `--force`, to try the tuner)",
-                device.name()
-            )));
-        }
-        eprintln!("warning: {} is a virtual device: these times say nothing of a card", device.name());
+    if let Some(warning) = permit(&device, args.force)? {
+        eprintln!("warning: {warning}");
     }
     let request = Request { batch: Some(args.batch), ..args.model.request() };
     let weights = request.weights()?;
@@ -68,7 +62,10 @@ pub(crate) fn run(args: TuneArgs) -> Result<(), Error> {
         },
     )?;
     progress.finish_and_clear();
-    store(&device, &measured).map_err(EngineError::from)?;
+    let cache = Cache::of(&device).map_err(EngineError::from)?;
+    if let Some(cache) = &cache {
+        cache.store(&measured);
+    }
     super::print(|out| {
         writeln!(out, "{:<52} {:>12} {:>9}  others (µs)", "product", "fastest", "µs")?;
         for product in &measured {
@@ -80,9 +77,10 @@ pub(crate) fn run(args: TuneArgs) -> Result<(), Error> {
             let best = name(&product.best);
             writeln!(out, "{:<52} {best:>12} {time:>9.2}  {}", product.problem.to_string(), others.join(", "))?;
         }
-        match cache_file(&device) {
-            Ok(Some(path)) => writeln!(out, "kept in {}", path.display()),
-            _ => writeln!(out, "not kept: there is no cache folder"),
+        match &cache {
+            Some(cache) if cache.path.exists() => writeln!(out, "kept in {}", cache.path.display()),
+            Some(cache) => writeln!(out, "not kept: {} cannot be written", cache.path.display()),
+            None => writeln!(out, "not kept: there is no cache folder"),
         }
     })
 }

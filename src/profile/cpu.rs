@@ -126,6 +126,7 @@ impl CpuProfile {
             name: format!("{} threads, {}", self.threads, self.isa),
             flops: self.peak_gflops * 1e9,
             bandwidth: memory_gbs * 1e9,
+            cache: None,
             achievable: None,
         };
         let dot = |call: &Call| Dot {

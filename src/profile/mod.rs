@@ -225,6 +225,12 @@ pub fn notes(known: &Known) -> Vec<String> {
              bounds."
                 .to_owned(),
         );
+    } else {
+        notes.push(
+            "With counters of a virtual machine: instructions (of PTX, at the full rate of issue), sectors and bank conflicts are in the \
+             bounds."
+                .to_owned(),
+        );
     }
     notes
 }

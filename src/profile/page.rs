@@ -77,6 +77,7 @@ fn roofline(profile: &Profile, batch: &Batch, index: usize, card: &Card) -> Resu
         name: card.name.clone(),
         flops: card.tflops(precision) * 1e12,
         bandwidth: card.memory_gbs * 1e9,
+        cache: Some(card.l2_gbs * 1e9),
         achievable: Some([achievable().tensor, achievable().memory]),
     };
     // A measured time where there is one: only one card can have been measured.

@@ -11,8 +11,10 @@ pub struct Roof {
     pub name: String,
     /// FLOP/s.
     pub flops: f64,
-    /// Bytes/s.
+    /// Bytes/s of memory.
     pub bandwidth: f64,
+    /// Bytes/s of the last cache, above which nothing lies that it holds.
+    pub cache: Option<f64>,
     /// A lower line below each: the share that is counted on.
     pub achievable: Option<[f64; 2]>,
 }
@@ -59,11 +61,20 @@ const COLOURS: [(u8, u8, u8); 14] = [
 /// What the plotting library says.
 pub fn plot(caption: &str, roof: &Roof, dots: &[Dot]) -> Result<String, String> {
     let mut svg = String::new();
-    let placed = {
+    let (placed, labels) = {
         let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
         draw(&area, caption, roof, dots).map_err(|error| error.to_string())?
     };
     let mut extra = String::new();
+    for (text, (x, y)) in labels {
+        let _ = writeln!(
+            extra,
+            "<text x=\"{}\" y=\"{}\" text-anchor=\"end\" font-family=\"sans-serif\" font-size=\"11\" fill=\"#444\">{}</text>",
+            x - 8,
+            y - 7,
+            escape(&text)
+        );
+    }
     let rooms = rooms(dots);
     for (dot, (x, y)) in placed {
         let index = rooms.iter().position(|room| *room == dot.room).unwrap_or(0);
@@ -109,13 +120,16 @@ pub(super) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
-/// Draws axes and roofs, and says where the dots go.
+/// Where dots and labels of the roofs lie, in pixels.
+type Placed<'d> = (Vec<(&'d Dot, (i32, i32))>, Vec<(String, (i32, i32))>);
+
+/// Draws axes and roofs, and says where the rest goes.
 fn draw<'d>(
     area: &DrawingArea<SVGBackend<'_>, Shift>,
     caption: &str,
     roof: &Roof,
     dots: &'d [Dot],
-) -> Result<Vec<(&'d Dot, (i32, i32))>, Box<dyn std::error::Error>> {
+) -> Result<Placed<'d>, Box<dyn std::error::Error>> {
     let points: Vec<(&Dot, f64, f64)> = dots
         .iter()
         .filter(|dot| dot.flops > 0.0 && dot.bytes > 0.0 && dot.seconds > 0.0)
@@ -158,13 +172,20 @@ fn draw<'d>(
         let points = line(roof.flops * flops, roof.bandwidth * bandwidth);
         chart.draw_series(LineSeries::new(points, RGBColor(120, 120, 120).stroke_width(1)))?;
     }
-    let text = format!("{:.0} GFLOP/s", top);
-    chart.draw_series([Text::new(text, (x_range.end / 8.0, top * 1.35), ("sans-serif", 12))])?;
+    if let Some(cache) = roof.cache {
+        chart.draw_series(LineSeries::new(line(roof.flops, cache), RGBColor(150, 170, 200).stroke_width(1)))?;
+    }
     let middle = (x_range.start * ridge).sqrt();
-    let text = format!("{:.0} GB/s", roof.bandwidth / 1e9);
-    chart.draw_series([Text::new(text, (middle, middle * roof.bandwidth / 1e9 * 1.9), ("sans-serif", 12))])?;
+    let on = |x: f64, bandwidth: f64| (x, (x * bandwidth / 1e9).min(top));
+    let mut labels = vec![
+        (format!("{top:.0} GFLOP/s"), chart.backend_coord(&(x_range.end, top))),
+        (format!("memory {:.0} GB/s", roof.bandwidth / 1e9), chart.backend_coord(&on(middle, roof.bandwidth))),
+    ];
+    if let Some(cache) = roof.cache {
+        labels.push((format!("L2 {:.0} GB/s", cache / 1e9), chart.backend_coord(&on(middle / 3.0, cache))));
+    }
     area.present()?;
-    Ok(points.into_iter().map(|(dot, x, y)| (dot, chart.backend_coord(&(x, y)))).collect())
+    Ok((points.into_iter().map(|(dot, x, y)| (dot, chart.backend_coord(&(x, y)))).collect(), labels))
 }
 
 #[cfg(test)]
@@ -187,19 +208,20 @@ mod tests {
 
     #[test]
     fn dots_lie_by_their_rate_and_those_without_arithmetic_are_left_out() {
-        let roof = Roof { name: "card".into(), flops: 1e14, bandwidth: 1e12, achievable: Some([0.8, 0.9]) };
+        let roof =
+            Roof { name: "card".into(), flops: 1e14, bandwidth: 1e12, cache: Some(3e12), achievable: Some([0.8, 0.9]) };
         let svg = plot("caption", &roof, &[dot("a", 1e7), dot("b", 1e8), dot("c", 1e9), dot("none", 0.0)]).unwrap();
         let at = circles(&svg);
         assert_eq!(at.len(), 3);
         // A factor of ten in FLOPs with equal bytes and times: equal steps right and up.
         assert!((at[1].0 - at[0].0 - (at[2].0 - at[1].0)).abs() <= 2.0 && at[1].0 > at[0].0, "{at:?}");
         assert!((at[1].1 - at[0].1 - (at[2].1 - at[1].1)).abs() <= 2.0 && at[1].1 < at[0].1, "{at:?}");
-        assert!(svg.contains("a &lt;1&gt;") && !svg.contains("none"));
+        assert!(svg.contains("a &lt;1&gt;") && !svg.contains("none &lt;"));
     }
 
     #[test]
     fn nothing_to_show_is_no_error() {
-        let roof = Roof { name: "card".into(), flops: 1e14, bandwidth: 1e12, achievable: None };
+        let roof = Roof { name: "card".into(), flops: 1e14, bandwidth: 1e12, cache: None, achievable: None };
         assert!(circles(&plot("caption", &roof, &[]).unwrap()).is_empty());
     }
 }

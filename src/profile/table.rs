@@ -116,3 +116,69 @@ fn shortened(name: &str, width: usize) -> String {
         format!("…{}", name.chars().skip(count - width + 1).collect::<String>())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Counters, OnCard, Total};
+    use super::*;
+    use segface_codegen::cuda::bound::{Bound, Limit, Parts};
+    use segface_codegen::cuda::card::Card;
+
+    fn launch(room: &str, node: &str, microseconds: f64, limit: Limit) -> Row {
+        let bound = Bound { microseconds, limit, waves: 0.97, occupancy: 0.25, parts: Parts::default() };
+        Row {
+            kernel: format!("{room}_0123abcd"),
+            room: room.into(),
+            node: node.into(),
+            grid: [128, 2, 1],
+            threads: 256,
+            shared_bytes: 49152,
+            flops: 268_435_456,
+            bytes: 4_370_432,
+            traffic: 8_000_000,
+            cards: vec![OnCard { card: "H100".into(), registers: Some(96), resident: 2, memory_bytes: 0, bound }],
+            counters: None,
+            measured: None,
+        }
+    }
+
+    fn profile() -> Profile {
+        let launches = vec![
+            launch("gemm", "backbone.0", 3.25, Limit::L2),
+            launch("token_step", "transformer.token_step.0.with.a.name.that.is.long", 16.5, Limit::Barriers),
+            launch("gemm", "backbone.1", 2.0, Limit::Launch),
+        ];
+        let total = Total { card: "H100".into(), bound_microseconds: 21.75, fps: 1e6 / 21.75 };
+        Profile {
+            network: "mobilenet/celeb".into(),
+            size: [512, 512],
+            precision: "bf16",
+            tiles_by: "the cost model".into(),
+            notes: Vec::new(),
+            cards: vec![Card::default()],
+            batches: vec![Batch { batch: 1, launches, predicted: vec![total], measured: None }],
+        }
+    }
+
+    #[test]
+    fn tables_of_a_prediction() {
+        let profile = profile();
+        let batch = &profile.batches[0];
+        insta::assert_snapshot!("launches", launches_table(batch, 0, 2));
+        insta::assert_snapshot!("rooms", rooms_table(batch, 0));
+        insta::assert_snapshot!("cards", cards_table(&profile));
+    }
+
+    #[test]
+    fn tables_of_what_was_counted_and_measured() {
+        let mut profile = profile();
+        let batch = &mut profile.batches[0];
+        batch.measured = Some(30.5);
+        batch.launches[0].measured = Some(4.125);
+        batch.launches[0].cards[0].registers = None;
+        let counters =
+            Counters { requests: 100.0, sectors: 1600.0, waves: 50.0, bank_conflicts: 5.0, ..Counters::default() };
+        batch.launches[0].counters = Some(counters);
+        insta::assert_snapshot!("measured", launches_table(batch, 0, 9));
+    }
+}

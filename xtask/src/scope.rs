@@ -29,7 +29,7 @@ impl<'a> Scope<'a> {
 
     /// Whether a package is among them whose tests run CUDA kernels.
     pub(crate) fn has_cuda(&self) -> bool {
-        self.is_workspace() || self.packages.iter().any(|package| is_ptxvm(package) || *package == JUDGE)
+        self.is_workspace() || self.packages.iter().any(|package| is_ptxvm(package) || [JUDGE, OURS].contains(package))
     }
 
     /// Whether a package that is not of ptxvm is among them.
@@ -40,6 +40,9 @@ impl<'a> Scope<'a> {
 
 /// The package that holds our kernels against libtorch.
 const JUDGE: &str = "segface-tests";
+
+/// The program, whose tests tune kernels.
+const OURS: &str = "segface";
 
 /// A package may be named by a pattern, such as `ptxvm*`.
 fn is_ptxvm(package: &str) -> bool {

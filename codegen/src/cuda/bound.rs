@@ -13,6 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Bytes that a multiprocessor takes from L2 in a clock.
 const L2_PORT_BYTES: f64 = 64.0;
+/// Bytes that the first cache of a multiprocessor serves in a clock.
+const L1_BYTES: f64 = 128.0;
 /// Schedulers of a multiprocessor, each with its tensor core: fewer warps leave some idle.
 const SCHEDULERS: f64 = 4.0;
 
@@ -28,9 +30,12 @@ pub enum Limit {
     Latency,
     /// The second-level cache.
     L2,
+    /// The first-level cache: sectors of all requests; known only from counters.
+    L1,
     /// The card's memory.
     Memory,
-    /// Issuing instructions; known only from counters.
+    /// Issuing instructions; known only from counters. They are PTX's: ptxas makes fewer of them, schedulers do not issue one every
+    /// clock; the two are taken to cancel.
     Issue,
     /// Banks of shared memory; known only from counters.
     Shared,
@@ -48,6 +53,7 @@ impl Limit {
             Limit::Waves => "waves",
             Limit::Latency => "latency",
             Limit::L2 => "L2",
+            Limit::L1 => "L1",
             Limit::Memory => "memory",
             Limit::Issue => "issue",
             Limit::Shared => "shared memory",
@@ -118,6 +124,7 @@ pub struct Parts {
     pub busiest: f64,
     pub latency: f64,
     pub l2: f64,
+    pub l1: f64,
     pub memory: f64,
     pub issue: f64,
     pub shared: f64,
@@ -128,7 +135,9 @@ pub struct Parts {
 impl Parts {
     /// What overlaps.
     fn work(&self) -> f64 {
-        [self.busiest, self.latency, self.l2, self.memory, self.issue, self.shared].into_iter().fold(0.0, f64::max)
+        [self.busiest, self.latency, self.l2, self.l1, self.memory, self.issue, self.shared]
+            .into_iter()
+            .fold(0.0, f64::max)
     }
 
     /// The sum of what overlaps: how much there is to hide.
@@ -165,15 +174,16 @@ impl Card {
         let alone = step / busy(needs.threads.div_ceil(32) as f64) + if needs.steps > 0 { wait.step } else { 0.0 };
         let latency = rounds * (first + steps * alone.max(step * at_once as f64 / busy(warps)));
 
-        let traffic = needs.counted.map_or(needs.traffic, |counted| counted.sector_bytes.max(needs.traffic));
+        let traffic = needs.traffic;
         let port = L2_PORT_BYTES * self.clock_mhz * share.l2;
         let l2 = (traffic / (self.l2_gbs * share.l2 * 1e3)).max(traffic / blocks * each as f64 / port);
         let memory = needs.memory_bytes / (self.memory_gbs * share.memory * 1e3);
-        let (mut issue, mut shared) = (0.0, 0.0);
+        let (mut issue, mut shared, mut l1) = (0.0, 0.0, 0.0);
         if let Some(counted) = needs.counted {
             let of_busiest = each as f64 / blocks;
             issue = counted.warp_instructions * of_busiest / (SCHEDULERS * busy(warps) * self.clock_mhz);
             shared = counted.shared_waves * of_busiest / self.clock_mhz;
+            l1 = counted.sector_bytes * of_busiest / (L1_BYTES * self.clock_mhz);
         }
         let barriers = needs.barriers as f64 * wait.barrier;
         let parts = Parts {
@@ -181,6 +191,7 @@ impl Card {
             busiest,
             latency,
             l2,
+            l1,
             memory,
             issue,
             shared,
@@ -212,6 +223,7 @@ fn limit(parts: &Parts, work: f64) -> Limit {
     let rest = [
         (parts.memory, Limit::Memory),
         (parts.l2, Limit::L2),
+        (parts.l1, Limit::L1),
         (parts.issue, Limit::Issue),
         (parts.shared, Limit::Shared),
         (parts.busiest / 0.9, Limit::Waves),

@@ -274,8 +274,9 @@ mod tests {
 
     #[test]
     fn columns_beyond_the_matrix_are_not_free() {
-        // Sixteen columns: a tile of 32 multiplies half as much beside them as one of 64.
-        assert_eq!(chosen("H100", 65536, 16, 512)[1], 32);
+        // Sixteen columns: a tile of 32 multiplies half as much beside them as one of 64, which decides where arithmetic does.
+        let problem = Problem { precision: Precision::F32, ..problem(65536, 16, 512) };
+        assert_eq!(Tuning::default().choose(&problem).columns, 32);
     }
 
     #[test]

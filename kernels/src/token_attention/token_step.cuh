@@ -52,18 +52,22 @@ struct TokenStepOperands {
 // Numbers of working memory per class token.
 constexpr int STEP_WORKSPACE = 4864;
 
+// Adds the halves of 2·D sums over lanes D apart. A template for each D: a loop over them the compiler does not unroll, and what it
+// indexes at run time lies in local memory.
+template <int D>
+__device__ __forceinline__ void add_halves(float (&v)[32], int lane) {
+    const bool upper = lane & D;
+#pragma unroll
+    for (int i = 0; i < D; i++) {
+        const float send = upper ? v[i] : v[i + D], keep = upper ? v[i + D] : v[i];
+        v[i] = keep + __shfl_xor_sync(~0u, send, D);
+    }
+    if constexpr (D > 1) add_halves<D / 2>(v, lane);
+}
+
 // Sums 32 numbers over the lanes; lane l gets the l-th sum. 31 shuffles instead of 160.
 __device__ __forceinline__ float transpose_reduce(float (&v)[32]) {
-    const int lane = int(threadIdx.x) & 31;
-#pragma unroll
-    for (int d = 16; d > 0; d /= 2) {
-        const bool upper = lane & d;
-#pragma unroll
-        for (int i = 0; i < d; i++) {
-            const float send = upper ? v[i] : v[i + d], keep = upper ? v[i + d] : v[i];
-            v[i] = keep + __shfl_xor_sync(~0u, send, d);
-        }
-    }
+    add_halves<16>(v, int(threadIdx.x) & 31);
     return v[0];
 }
 
@@ -250,8 +254,12 @@ struct TokenStep {
         // 2048 terms: each warp takes 256 of them for the unit's four columns, straight from memory, where each is read once a unit.
         units(64, [&](int image, int part) {
             const float *x = hidden + image * T * 2048 + warp * 256;
-            dots<256, 4>(x, 2048, o.mlp2.weight + part * 4 * 2048 + warp * 256, 2048,
-                         [&](int c, int row, float sum) { parts[(warp * 4 + c) * T + row] = sum; });
+            // As above: two columns at a time.
+#pragma unroll 1
+            for (int half = 0; half < 4; half += 2) {
+                dots<256, 2>(x, 2048, o.mlp2.weight + (part * 4 + half) * 2048 + warp * 256, 2048,
+                             [&](int c, int row, float sum) { parts[(warp * 4 + half + c) * T + row] = sum; });
+            }
             __syncthreads();
             for (int i = int(threadIdx.x); i < 4 * T; i += STEP_THREADS) {
                 float sum = 0;

@@ -17,7 +17,7 @@ use segface_codegen::plan::Precision;
 use segface_kernels::cuda::{COMPILE_OPTIONS, HEADERS};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What was measured of a product.
@@ -53,66 +53,108 @@ struct Kept {
     products: Vec<Measured>,
 }
 
-/// How tiles are chosen for `device`: by what was measured on it before, and by its data.
-///
-/// # Errors
-/// If the driver does not say what the device is.
-pub fn tuning(device: &Device) -> Result<Tuning, CudaError> {
-    let (major, minor) = device.capability();
-    let card = Card::like(device.name(), (major * 10 + minor) as u32, device.multiprocessors()?);
-    let products = load(device)?;
-    let measured_on = (!products.is_empty()).then(|| device.name().to_owned());
-    let tiles = products.into_iter().map(|measured| (measured.problem, measured.best)).collect();
-    Ok(Tuning { card, tiles, measured_on })
+/// Where results for a device lie.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cache {
+    /// The file.
+    pub path: PathBuf,
+    device: String,
 }
 
-/// Where results for `device` lie; `None` without a cache.
-///
-/// # Errors
-/// If the driver does not say what the device is.
-pub fn cache_file(device: &Device) -> Result<Option<PathBuf>, CudaError> {
-    let Some(folder) = cache_folder() else { return Ok(None) };
-    let mut hash = Sha256::new();
-    // Times of a virtual device are none of the card's whose name it bears.
-    let what = (device.name(), device.capability(), device.is_virtual()?, driver_version());
-    hash.update(format!("{what:?} {} {COMPILE_OPTIONS:?} {TILES:?}\n", env!("CARGO_PKG_VERSION")));
-    for (name, text) in HEADERS {
-        hash.update(format!("{name}\n{text}\n"));
+impl Cache {
+    /// Beside the compiled kernels; `None` where those are not kept either.
+    ///
+    /// # Errors
+    /// If the driver does not say what the device is.
+    pub fn of(device: &Device) -> Result<Option<Self>, CudaError> {
+        cache_folder().map(|folder| Self::within(&folder, device)).transpose()
     }
-    let digest = hash.finalize();
-    let name = digest.iter().take(16).fold("tiles-".to_owned(), |name, byte| format!("{name}{byte:02x}"));
-    Ok(Some(folder.join(name + ".json")))
-}
 
-/// What was measured on `device` before. A file that cannot be read is as good as none.
-fn load(device: &Device) -> Result<Vec<Measured>, CudaError> {
-    let Some(path) = cache_file(device)? else { return Ok(Vec::new()) };
-    let Ok(text) = std::fs::read(&path) else { return Ok(Vec::new()) };
-    match serde_json::from_slice::<Kept>(&text) {
-        // A tile that is no candidate is no tile that was ever tested.
-        Ok(kept) => Ok(kept.products.into_iter().filter(|m| candidates(&m.problem).contains(&m.best)).collect()),
-        Err(error) => {
-            tracing::warn!("{} is not what the tuner writes ({error}); tiles are chosen without it", path.display());
-            Ok(Vec::new())
+    /// In a folder of the caller's.
+    ///
+    /// # Errors
+    /// As [`Cache::of`].
+    pub fn within(folder: &Path, device: &Device) -> Result<Self, CudaError> {
+        let mut hash = Sha256::new();
+        // Times of a virtual device are none of the card's whose name it bears.
+        let what = (device.name(), device.capability(), device.is_virtual()?, driver_version());
+        hash.update(format!("{what:?} {} {COMPILE_OPTIONS:?} {TILES:?}\n", env!("CARGO_PKG_VERSION")));
+        for (name, text) in HEADERS {
+            hash.update(format!("{name}\n{text}\n"));
+        }
+        let digest = hash.finalize();
+        let name = digest.iter().take(16).fold("tiles-".to_owned(), |name, byte| format!("{name}{byte:02x}"));
+        Ok(Self { path: folder.join(name + ".json"), device: device.name().into() })
+    }
+
+    /// What was measured before. A file that cannot be read is as good as none.
+    pub fn load(&self) -> Vec<Measured> {
+        let Ok(text) = std::fs::read(&self.path) else { return Vec::new() };
+        match serde_json::from_slice::<Kept>(&text) {
+            // A tile that is no candidate is no tile that was ever tested.
+            Ok(kept) => kept.products.into_iter().filter(|m| candidates(&m.problem).contains(&m.best)).collect(),
+            Err(error) => {
+                let path = self.path.display();
+                tracing::warn!("{path} is not what the tuner writes ({error}); tiles are chosen without it");
+                Vec::new()
+            }
+        }
+    }
+
+    /// Keeps results beside those of other problems. A cache that cannot be written is no reason to fail.
+    pub fn store(&self, measured: &[Measured]) {
+        let mut products = self.load();
+        products.retain(|old| measured.iter().all(|new| new.problem != old.problem));
+        products.extend_from_slice(measured);
+        products.sort_by_key(|measured| measured.problem.to_string());
+        let kept = Kept { device: self.device.clone(), products };
+        if let Ok(text) = serde_json::to_vec_pretty(&kept) {
+            keep(&self.path, &text);
         }
     }
 }
 
-/// Keeps results beside those of other problems.
+/// How tiles are chosen for `device`: by what was measured on it before, else by its data.
 ///
 /// # Errors
 /// If the driver does not say what the device is.
-pub fn store(device: &Device, measured: &[Measured]) -> Result<(), CudaError> {
-    let Some(path) = cache_file(device)? else { return Ok(()) };
-    let mut products = load(device)?;
-    products.retain(|old| measured.iter().all(|new| new.problem != old.problem));
-    products.extend_from_slice(measured);
-    products.sort_by_key(|measured| measured.problem.to_string());
-    let kept = Kept { device: device.name().into(), products };
-    if let Ok(text) = serde_json::to_vec_pretty(&kept) {
-        keep(&path, &text);
+pub fn tuning(device: &Device) -> Result<Tuning, CudaError> {
+    tuning_with(device, Cache::of(device)?.as_ref())
+}
+
+/// [`tuning`] with a cache of the caller's.
+///
+/// # Errors
+/// As [`tuning`].
+pub fn tuning_with(device: &Device, cache: Option<&Cache>) -> Result<Tuning, CudaError> {
+    let products = cache.map(Cache::load).unwrap_or_default();
+    let measured_on = (!products.is_empty()).then(|| device.name().to_owned());
+    let tiles = products.into_iter().map(|measured| (measured.problem, measured.best)).collect();
+    Ok(Tuning { card: card(device)?, tiles, measured_on })
+}
+
+/// The data that stand for a device.
+fn card(device: &Device) -> Result<Card, CudaError> {
+    let (major, minor) = device.capability();
+    Ok(Card::like(device.name(), (major * 10 + minor) as u32, device.multiprocessors()?))
+}
+
+/// Whether times of `device` mean something: not those of a virtual one, unless the caller wants the tuner to run all the same. What
+/// to warn of, then.
+///
+/// # Errors
+/// Why it is not tuned on; if the driver does not say what the device is.
+pub fn permit(device: &Device, force: bool) -> Result<Option<String>, EngineError> {
+    let name = device.name();
+    match (device.is_virtual()?, force) {
+        (false, _) => Ok(None),
+        (true, true) => Ok(Some(format!("{name} is a virtual device: these times say nothing of a card"))),
+        (true, false) => Err(EngineError::Broken {
+            reason: format!(
+                "{name} is a virtual device: its times say nothing of a card; tune on a real one, or use `--force` to try the tuner"
+            ),
+        }),
     }
-    Ok(())
 }
 
 /// Measures every candidate of every product of the network that `compile` makes, on what a run with random input leaves. `observe`
@@ -127,8 +169,7 @@ pub fn tune(
     compile: &mut dyn FnMut(&Tuning) -> Program,
     observe: &mut dyn FnMut(&Measured, usize),
 ) -> Result<Vec<Measured>, EngineError> {
-    let (major, minor) = device.capability();
-    let card = Card::like(device.name(), (major * 10 + minor) as u32, device.multiprocessors()?);
+    let card = card(device)?;
     let model = compile(&Tuning::of(card.clone()));
     let mut products: Vec<(Problem, usize, Vec<Tile>)> = Vec::new();
     for choice in &model.choices {

@@ -97,6 +97,6 @@ fn counted_instructions_and_bank_conflicts_can_decide() {
     let counted = Counted { warp_instructions: 0.0, shared_waves: 3e6, sector_bytes: 8e6 };
     let bound = round().bound(&Needs { counted: Some(counted), traffic: 4e6, ..nothing() });
     assert!((bound.parts.shared - 30.0).abs() < 1e-9 && bound.limit == Limit::Shared, "{bound:?}");
-    // 8 MB over 100 ports of 64 kB a microsecond and over the cache's 4000 GB/s: the latter.
-    assert!((bound.parts.l2 - 2.0).abs() < 1e-9, "{bound:?}");
+    // Sectors are the first cache's: 8 MB over 100 of them, 128 bytes a nanosecond each. The second sees the traffic.
+    assert!((bound.parts.l1 - 0.625).abs() < 1e-9 && (bound.parts.l2 - 1.0).abs() < 1e-9, "{bound:?}");
 }
