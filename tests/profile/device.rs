@@ -4,8 +4,9 @@ use super::device;
 use segface::engine::EngineError;
 use segface::engine::cuda::tune::{Cache, Effort, permit, tune, tuning_with};
 use segface::engine::cuda::{CudaEngine, Device};
-use segface::profile::counters;
+use segface::profile::{Batch, Known, counters};
 use segface::weights::seeded_values;
+use segface_codegen::cuda::card::Card;
 use segface_codegen::cuda::tile::candidates;
 use segface_codegen::cuda::{Program, Tuning, compile_graph, compile_graph_tuned};
 use segface_codegen::ir::{Graph, Op, Output, Slot};
@@ -120,6 +121,22 @@ fn a_virtual_device_is_tuned_on_only_when_forced() {
     }
     assert!(permit(device, false).unwrap_err().to_string().contains("--force"));
     assert!(permit(device, true).unwrap().unwrap().contains("say nothing of a card"));
+}
+
+#[test]
+fn every_launch_and_the_whole_run_are_timed_by_events() {
+    let Some(device) = device() else { return eprintln!("without a device: nothing to time") };
+    let graph = product([100, 72, 64], false, Prologue::None, "weight");
+    let program = compile_graph(MODEL, Precision::Bf16, graph);
+    let mut batch = Batch::predict(&program, 1, &[Card::default()], &Known::default());
+    assert!(batch.measured.is_none() && batch.launches[0].measured.is_none());
+    let before = results(device, program.clone());
+    let mut engine = CudaEngine::new(Arc::new(program), device).unwrap();
+    batch.measure(&mut engine, 3).unwrap();
+    assert!(batch.measured.is_some_and(|time| time > 0.0), "{:?}", batch.measured);
+    assert!(batch.launches[0].measured.is_some_and(|time| time > 0.0), "{:?}", batch.launches[0].measured);
+    engine.run(&[0.0]).unwrap();
+    assert_eq!(engine.output(Output::Stage(0)).unwrap().1, before, "the engine is as good as before");
 }
 
 /// Programs whose traffic is counted, with how many times the bytes of the model the sectors may be: the model knows of operands

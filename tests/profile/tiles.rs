@@ -2,6 +2,8 @@
 
 use super::compiler;
 use segface::engine::cuda::Compiler;
+use segface::parser::Request;
+use segface::profile::room;
 use segface_codegen::cuda::tile::TILES;
 use segface_codegen::cuda::{Kernel, Problem, Tile, Tuning, compile_graph_tuned};
 use segface_codegen::ir::{Graph, Op, Slot};
@@ -81,6 +83,21 @@ fn committed_registers_are_those_of_ptxas() {
             found.iter().collect::<Vec<_>>(),
             "{precision:?} sm_{arch}; SEGFACE_BLESS=1 writes them anew"
         );
+    }
+}
+
+/// What a loop indexes that is not unrolled lies in memory, and ptxas does not call that a spill.
+#[test]
+fn kernels_of_the_decoder_keep_nothing_in_local_memory() {
+    let Some(compiler) = compiler() else { return eprintln!("without NVRTC: nothing to compile") };
+    let request = Request { model: Some("random:mobilenet/celeb"), size: Some([64, 64]), ..Request::default() };
+    let kernels = request.program().expect("a network").kernels;
+    let rooms =
+        ["token_step", "token_pack", "token_merge", "image_pass", "mask_head", "mlp_fusion", "mlp_fusion_project"];
+    let kernels: Vec<Kernel> = kernels.into_iter().filter(|kernel| rooms.contains(&room(&kernel.name))).collect();
+    assert!(kernels.len() >= rooms.len(), "{} kernels", kernels.len());
+    for (kernel, resources) in kernels.iter().zip(compiler.resources(&kernels, "sm_90").expect("ptxas takes them")) {
+        assert_eq!((resources.stack, resources.spilled), (0, 0), "{}: bytes of stack, of spills", kernel.name);
     }
 }
 

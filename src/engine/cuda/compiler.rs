@@ -37,6 +37,8 @@ pub struct Resources {
     pub registers: usize,
     /// Bytes that a thread writes to and reads from memory because it has too few registers.
     pub spilled: usize,
+    /// Bytes of a thread's stack in memory: spills, and arrays that are indexed by what only the run knows.
+    pub stack: usize,
     /// Bytes of static shared memory of a block.
     pub static_shared: usize,
 }
@@ -49,7 +51,8 @@ impl Resources {
             line[..line.find(what)?].split_whitespace().next_back()?.parse().ok()
         };
         let spilled = before("bytes spill stores").unwrap_or(0) + before("bytes spill loads").unwrap_or(0);
-        Some(Self { registers: before("registers")?, spilled, static_shared: before("bytes smem").unwrap_or(0) })
+        let stack = before("bytes stack frame").unwrap_or(0);
+        Some(Self { registers: before("registers")?, spilled, stack, static_shared: before("bytes smem").unwrap_or(0) })
     }
 }
 
@@ -311,7 +314,7 @@ mod tests {
         let log = "ptxas info    : Compiling entry function 'k' for 'sm_80'\nptxas info    : Function properties for k\n    \
                    8 bytes stack frame, 12 bytes spill stores, 16 bytes spill loads\nptxas info    : Used 77 registers, used 1 \
                    barriers, 256 bytes smem, 400 bytes cmem[0]\n";
-        assert_eq!(Resources::read(log), Some(Resources { registers: 77, spilled: 28, static_shared: 256 }));
+        assert_eq!(Resources::read(log), Some(Resources { registers: 77, spilled: 28, stack: 8, static_shared: 256 }));
         assert_eq!(Resources::read("nothing"), None);
     }
 }
