@@ -285,12 +285,17 @@ struct TokenStep {
             const int column = part * UNIT;
             // One call of `columns`, so that it is compiled once.
             const bool key = column < 128, value = column < 256;
+            // Of pointers, not of the structs that hold them: those would lie in local memory, to be picked from.
+            auto pick = [](bool first, Linear a, Linear b) {
+                return Linear{first ? a.weight : b.weight, first ? a.bias : b.bias};
+            };
             if constexpr (LAYER0) {
                 const bool query = column < 512, self_key = column < 768;
-                some(key ? o.key : value ? o.value : query ? o.self_query : self_key ? o.self_key : o.self_value,
+                const Linear others = pick(query, o.self_query, pick(self_key, o.self_key, o.self_value));
+                some(pick(key, o.key, pick(value, o.value, others)),
                      key || (!value && self_key) ? encoded : plain, key ? 0 : value ? 128 : query ? 256 : self_key ? 512 : 768);
             } else {
-                some(key ? o.key : value ? o.value : o.next_query, key || !value ? encoded : plain, key ? 0 : value ? 128 : 256);
+                some(pick(key, o.key, pick(value, o.value, o.next_query)), key || !value ? encoded : plain, key ? 0 : value ? 128 : 256);
             }
         });
     }
