@@ -6,6 +6,7 @@ pub mod files;
 pub mod image;
 pub mod labellers;
 pub mod parser;
+pub mod profile;
 pub mod tensors;
 pub mod weights;
 

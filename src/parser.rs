@@ -1,10 +1,10 @@
 //! From weights or an engine file to something that parses faces: the one way every command takes.
 
-use crate::engine::cuda::{Compiler, CudaEngine, CudaError, CudaFile, CudaNetwork, Device, devices};
+use crate::engine::cuda::{Compiler, CudaEngine, CudaError, CudaFile, CudaNetwork, Device, devices, tune};
 use crate::engine::{CpuEngine, Engine, EngineError, Kind, file};
 use crate::weights::{self, Hints, Weights};
 use crate::{Error, ModelSpec, Variant};
-use segface_codegen::cuda::Program;
+use segface_codegen::cuda::{Program, Tuning};
 use segface_codegen::ir::{Graph, Output, Source};
 use segface_codegen::passes::Pass;
 use segface_codegen::plan::{CompileOptions, Plan, Precision, compile};
@@ -64,13 +64,21 @@ impl Request<'_> {
     /// # Errors
     /// As [`Request::plan`].
     pub fn program(&self) -> Result<Program, Error> {
+        self.program_tuned(&Tuning::default())
+    }
+
+    /// The same with tiles chosen by `tuning`.
+    ///
+    /// # Errors
+    /// As [`Request::plan`].
+    pub fn program_tuned(&self, tuning: &Tuning) -> Result<Program, Error> {
         let weights = self.weights()?;
         let options = CompileOptions {
             // As fast as f16, and no activation of any network can overflow it.
             precision: self.precision.unwrap_or(Precision::Bf16),
             ..self.options(&weights)
         };
-        let program = segface_codegen::cuda::compile(&weights.spec, &weights, &options, &mut |_| {});
+        let program = segface_codegen::cuda::compile_tuned(&weights.spec, &weights, &options, tuning);
         Ok(program.map_err(EngineError::from)?)
     }
 
@@ -94,8 +102,23 @@ impl Request<'_> {
                 devices.iter().map(|device| engine(device, CudaNetwork::from_file(&file, device))).collect()
             }
             None => {
-                let program = Arc::new(self.program()?);
-                devices.iter().map(|device| engine(device, CudaNetwork::new(Arc::clone(&program), device))).collect()
+                // Devices of one kind are given the same kernels.
+                let mut programs: Vec<(Tuning, Arc<Program>)> = Vec::new();
+                let mut engines = Vec::new();
+                for device in &devices {
+                    let tuning = tune::tuning(device).map_err(|error| named(device, error))?;
+                    let known = programs.iter().find(|(known, _)| *known == tuning);
+                    let program = match known {
+                        Some((_, program)) => Arc::clone(program),
+                        None => {
+                            let program = Arc::new(self.program_tuned(&tuning)?);
+                            programs.push((tuning, Arc::clone(&program)));
+                            program
+                        }
+                    };
+                    engines.push(engine(device, CudaNetwork::new(program, device)));
+                }
+                engines.into_iter().collect()
             }
         };
         Ok(engines?)

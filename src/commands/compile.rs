@@ -61,14 +61,15 @@ fn for_cards(args: &CompileArgs, request: &Request<'_>) -> Result<(), Error> {
     file.save(&args.output, args.force)?;
     let program = &file.program;
     eprintln!(
-        "{}: {}, {} launches of {} kernels for {}, constants {:.1} MB, arena {:.1} MB",
+        "{}: {}, {} launches of {} kernels for {}, constants {:.1} MB, arena {:.1} MB; tiles by {}",
         args.output.display(),
         program.model,
         program.launches.len(),
         program.kernels.len(),
         args.cards.join(", "),
         program.constant_bytes() as f64 / 1e6,
-        program.memory.arena_bytes as f64 / 1e6
+        program.memory.arena_bytes as f64 / 1e6,
+        program.chosen_by
     );
     Ok(())
 }

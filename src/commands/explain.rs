@@ -2,14 +2,13 @@
 
 use super::model::ModelArgs;
 use segface::Error;
-use segface::engine::{CpuEngine, EngineError};
-use segface::weights::seeded_values;
-use segface_codegen::explain::{Summary, listing, operator, table};
+use segface::engine::EngineError;
+use segface::profile::cpu;
+use segface_codegen::explain::{Summary, listing, table};
 use segface_codegen::ir::Output;
 use segface_codegen::plan::{Plan, compile_observed};
-use segface_kernels::{Isa, peak};
+use segface_kernels::Isa;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 /// Show the network after each compiler pass: calls, FLOPs, bytes moved and size of the arena
 #[derive(clap::Args)]
@@ -67,38 +66,19 @@ pub(crate) fn run(args: ExplainArgs) -> Result<(), Error> {
 
 /// Runs the plan and prints what each call takes, then the sums by kernel.
 fn measure(plan: Plan, threads: usize, isa: Isa, runs: usize) -> Result<(), Error> {
-    let peak = peak::gflops(isa, plan.precision.dtype()) * threads as f64;
-    let mut engine = CpuEngine::new(Arc::new(plan), threads, isa)?;
-    let len = engine.plan().input().map_or(0, |id| engine.plan().graph.values[id.0].len());
-    let input = seeded_values("input", len);
-    let mut times: Vec<Vec<f64>> = vec![Vec::new(); engine.plan().graph.nodes.len()];
-    for run in 0..=runs {
-        let mut index = 0;
-        engine.run_observed(&input, &mut |_, time| {
-            // The first run takes memory and warms caches.
-            if run > 0 {
-                times[index].push(time.as_secs_f64() * 1e3);
-            }
-            index += 1;
-        })?;
-    }
-    let medians = times.into_iter().map(|mut all| {
-        all.sort_by(f64::total_cmp);
-        all[all.len() / 2]
-    });
-    let graph = &engine.plan().graph;
+    let profile = cpu::measure(plan, threads, isa, runs)?;
+    let peak = profile.peak_gflops;
     let mut kernels: BTreeMap<&str, (usize, f64, f64)> = BTreeMap::new();
     let (mut total_ms, mut total_gflop) = (0.0, 0.0);
     super::print(|out| {
         writeln!(out, "\n{threads} thread(s), {}, peak {peak:.0} GFLOP/s\n", isa.name())?;
-        for (node, ms) in graph.nodes.iter().zip(medians) {
-            let gflop = node.flops(graph) as f64 / 1e9;
+        for call in &profile.calls {
+            let (name, ms, gflop) = (call.operator, call.milliseconds, call.flops as f64 / 1e9);
             let rate = gflop / ms * 1e3;
-            let name = operator(&node.op);
             writeln!(
                 out,
                 "{name:<16} {:<52} {ms:>9.3} ms {rate:>8.0} GFLOP/s {:>4.0} %",
-                node.name,
+                call.name,
                 100.0 * rate / peak
             )?;
             let entry = kernels.entry(name).or_default();

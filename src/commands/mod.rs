@@ -9,6 +9,8 @@ pub(crate) mod inspect;
 pub(crate) mod logits;
 mod model;
 pub(crate) mod parse;
+pub(crate) mod profile;
+pub(crate) mod tune;
 
 use segface::Error;
 use std::io::{self, Write};

@@ -61,6 +61,22 @@ pub struct Launch {
     pub flops: u64,
     /// Bytes that must come from or go to memory.
     pub bytes: u64,
+    /// What else its time depends on.
+    #[serde(default)]
+    pub detail: Detail,
+}
+
+/// What the time of a launch depends on beside its FLOPs and bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Detail {
+    /// Whether its FLOPs are those of matrix instructions.
+    pub tensor: bool,
+    /// Bytes that all blocks read and write together, whatever cache they come from; 0 for no more than [`Launch::bytes`].
+    pub traffic: u64,
+    /// Turns of a block's main loop, each of which waits for the one before.
+    pub steps: u32,
+    /// Barriers of the whole grid.
+    pub barriers: u32,
 }
 
 /// A kernel being written: parameters with their arguments, and a body.

@@ -4,6 +4,7 @@
 //! the image's size is an argument. Nodes that need the same instance share it, also across image sizes. Each launch names its
 //! arguments symbolically ([`Argument`]); whoever runs the program turns them into addresses.
 
+pub mod bound;
 pub mod card;
 mod image;
 mod kernel;
@@ -12,6 +13,7 @@ mod program;
 pub mod tile;
 
 pub use image::image_kernels;
-pub use kernel::{Argument, Kernel, Launch};
+pub use kernel::{Argument, Detail, Kernel, Launch};
 pub use lower::Rung;
-pub use program::{Form, Program, compile, compile_graph, compile_rung, kernels};
+pub use program::{Form, Program, compile, compile_graph, compile_graph_tuned, compile_rung, compile_tuned, kernels};
+pub use tile::{Choice, Problem, Tile, Tuning};

@@ -2,6 +2,7 @@
 
 use super::kernel::{Argument, Kernel, Launch};
 use super::lower::{Lowering, Rung};
+use super::tile::{Choice, Tuning};
 use crate::ir::{Graph, Output, Source, ValueId};
 use crate::passes::MemoryPlan;
 use crate::passes::plan_memory::plan_memory_with;
@@ -53,6 +54,10 @@ pub struct Program {
     pub constants: Vec<(ValueId, Form, Arc<[u8]>)>,
     /// How many 32-bit counters the launches need.
     pub counters: usize,
+    /// Products whose tile was chosen, in order; empty if the program is from a file.
+    pub choices: Vec<Choice>,
+    /// What tiles were chosen by.
+    pub chosen_by: String,
 }
 
 /// Compiles a network for CUDA.
@@ -68,14 +73,37 @@ pub fn compile(
     Ok(compile_graph(*model, options.precision, optimise(model, weights, options, observe)?))
 }
 
+/// [`compile`] with tiles chosen by `tuning`.
+///
+/// # Errors
+/// As [`compile`].
+pub fn compile_tuned(
+    model: &ModelSpec,
+    weights: &dyn WeightSource,
+    options: &CompileOptions,
+    tuning: &Tuning,
+) -> Result<Program, CodegenError> {
+    let graph = optimise(model, weights, options, &mut |_| {})?;
+    Ok(compile_graph_tuned(*model, options.precision, graph, tuning))
+}
+
+/// [`compile_graph`] with tiles chosen by `tuning`.
+pub fn compile_graph_tuned(model: ModelSpec, precision: Precision, graph: Graph, tuning: &Tuning) -> Program {
+    lower(model, precision, graph, None, tuning)
+}
+
 /// Turns the nodes of a graph, in the precision it was lowered to, into launches.
 pub fn compile_graph(model: ModelSpec, precision: Precision, graph: Graph) -> Program {
     compile_rung(model, precision, graph, None)
 }
 
 /// [`compile_graph`] with the kernels of a ladder's lower rung where there is one.
-pub fn compile_rung(model: ModelSpec, precision: Precision, mut graph: Graph, rung: Option<Rung>) -> Program {
-    let mut lowering = Lowering::new(&graph, precision, rung);
+pub fn compile_rung(model: ModelSpec, precision: Precision, graph: Graph, rung: Option<Rung>) -> Program {
+    lower(model, precision, graph, rung, &Tuning::default())
+}
+
+fn lower(model: ModelSpec, precision: Precision, mut graph: Graph, rung: Option<Rung>, tuning: &Tuning) -> Program {
+    let mut lowering = Lowering::new(&graph, precision, rung, tuning);
     for index in 0..graph.nodes.len() {
         lowering.lower(index);
     }
@@ -100,6 +128,8 @@ pub fn compile_rung(model: ModelSpec, precision: Precision, mut graph: Graph, ru
         launches: parts.launches,
         constants,
         counters: parts.counters,
+        choices: parts.choices,
+        chosen_by: tuning.to_string(),
     }
 }
 

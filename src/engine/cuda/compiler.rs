@@ -37,6 +37,8 @@ pub struct Resources {
     pub registers: usize,
     /// Bytes that a thread writes to and reads from memory because it has too few registers.
     pub spilled: usize,
+    /// Bytes of a thread's stack in memory: spills, and arrays that are indexed by what only the run knows.
+    pub stack: usize,
     /// Bytes of static shared memory of a block.
     pub static_shared: usize,
 }
@@ -49,7 +51,8 @@ impl Resources {
             line[..line.find(what)?].split_whitespace().next_back()?.parse().ok()
         };
         let spilled = before("bytes spill stores").unwrap_or(0) + before("bytes spill loads").unwrap_or(0);
-        Some(Self { registers: before("registers")?, spilled, static_shared: before("bytes smem").unwrap_or(0) })
+        let stack = before("bytes stack frame").unwrap_or(0);
+        Some(Self { registers: before("registers")?, spilled, stack, static_shared: before("bytes smem").unwrap_or(0) })
     }
 }
 
@@ -108,9 +111,18 @@ impl Compiler {
     /// As [`Compiler::compile`].
     pub fn resources(&self, kernels: &[Kernel], target: &str) -> Result<Vec<Resources>, CudaError> {
         let resources = kernels.par_iter().map(|kernel| {
+            let path = self.cache.as_ref().map(|folder| folder.join(self.key(kernel, target) + ".ptxas"));
+            let kept = path.as_ref().and_then(|path| std::fs::read_to_string(path).ok());
+            if let Some(resources) = kept.and_then(|log| Resources::read(&log)) {
+                return Ok(resources);
+            }
             let (_, log) = self.nvrtc(kernel, target, &["--ptxas-options=-v"])?;
-            Resources::read(&log)
-                .ok_or_else(|| self.refused(kernel, target, format!("its log says no registers:\n{log}")))
+            let resources = Resources::read(&log)
+                .ok_or_else(|| self.refused(kernel, target, format!("its log says no registers:\n{log}")))?;
+            if let Some(path) = path {
+                keep(&path, log.as_bytes());
+            }
+            Ok(resources)
         });
         resources.collect()
     }
@@ -130,11 +142,7 @@ impl Compiler {
         }
         let (image, _) = self.nvrtc(kernel, target, &[])?;
         if let Some(path) = path {
-            // A cache that cannot be written is no reason to fail: the kernel is there.
-            let written = write_atomically(&path, true, |out: &mut dyn std::io::Write| out.write_all(image.bytes()));
-            if written.is_err() {
-                tracing::debug!("cannot keep {}", path.display());
-            }
+            keep(&path, image.bytes());
         }
         Ok(image)
     }
@@ -215,6 +223,13 @@ impl Compiler {
     }
 }
 
+/// Writes a result into the cache. One that cannot be written is no reason to fail: the result is there.
+pub(super) fn keep(path: &Path, bytes: &[u8]) {
+    if write_atomically(path, true, |out: &mut dyn std::io::Write| out.write_all(bytes)).is_err() {
+        tracing::debug!("cannot keep {}", path.display());
+    }
+}
+
 /// The newest CUDA version whose PTX the driver knows.
 pub(super) fn driver_version() -> (i32, i32) {
     let mut version: c_int = 0;
@@ -280,7 +295,8 @@ fn load_from(folder: &Path) -> bool {
     loaded
 }
 
-fn cache_folder() -> Option<PathBuf> {
+/// Where results are kept.
+pub(super) fn cache_folder() -> Option<PathBuf> {
     if let Some(folder) = std::env::var_os("SEGFACE_CACHE") {
         return (!folder.is_empty()).then(|| PathBuf::from(folder));
     }
@@ -298,7 +314,7 @@ mod tests {
         let log = "ptxas info    : Compiling entry function 'k' for 'sm_80'\nptxas info    : Function properties for k\n    \
                    8 bytes stack frame, 12 bytes spill stores, 16 bytes spill loads\nptxas info    : Used 77 registers, used 1 \
                    barriers, 256 bytes smem, 400 bytes cmem[0]\n";
-        assert_eq!(Resources::read(log), Some(Resources { registers: 77, spilled: 28, static_shared: 256 }));
+        assert_eq!(Resources::read(log), Some(Resources { registers: 77, spilled: 28, stack: 8, static_shared: 256 }));
         assert_eq!(Resources::read("nothing"), None);
     }
 }

@@ -62,6 +62,17 @@ impl Device {
         self.capability
     }
 
+    /// Whether there is no card behind it: times mean nothing then. A virtual device may call itself what it likes; the one known
+    /// to these programs says what it is in its UUID.
+    ///
+    /// # Errors
+    /// If the driver does not say.
+    pub fn is_virtual(&self) -> Result<bool, CudaError> {
+        let uuid = self.context.uuid().map_err(CudaError::of("asking for the device's UUID"))?;
+        let begin: Vec<u8> = uuid.bytes.iter().take(5).map(|byte| *byte as u8).collect();
+        Ok(begin == b"ptxvm")
+    }
+
     /// Loads a kernel and allows it the shared memory it needs.
     pub(super) fn load(&self, kernel: &Kernel, image: &Image) -> Result<CudaFunction, CudaError> {
         let what = || format!("loading the kernel {}", kernel.name);

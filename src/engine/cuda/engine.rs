@@ -17,7 +17,7 @@ pub struct CudaEngine {
     arena: CudaSlice<u8>,
     /// Kept for the kernels that use them.
     _counters: CudaSlice<u32>,
-    launches: Vec<Prepared>,
+    pub(super) launches: Vec<Prepared>,
     graph: Option<Graph>,
     /// The logits of the last run that were asked for.
     logits: Vec<f32>,
@@ -30,7 +30,7 @@ struct Graph(CudaGraph);
 unsafe impl Send for Graph {}
 
 /// A launch with its arguments as the driver takes them.
-struct Prepared {
+pub(super) struct Prepared {
     function: CudaFunction,
     grid: (u32, u32, u32),
     block: (u32, u32, u32),
@@ -218,7 +218,7 @@ impl CudaEngine {
 }
 
 impl Prepared {
-    fn run(&mut self, stream: &CudaStream) -> Result<(), CudaError> {
+    pub(super) fn run(&mut self, stream: &CudaStream) -> Result<(), CudaError> {
         let mut parameters: Vec<*mut c_void> = self.words.iter_mut().map(|word| (word as *mut u64).cast()).collect();
         let launch = if self.cooperative { result::launch_cooperative_kernel } else { result::launch_kernel };
         // SAFETY: the words are the kernel's parameters, in its order, made from the same description as its signature; the

@@ -38,6 +38,8 @@ struct Header {
     kernels: Vec<Kernel>,
     launches: Vec<Launch>,
     counters: usize,
+    #[serde(default)]
+    chosen_by: String,
     constants: Vec<(ValueId, Form, Place)>,
     /// The kernels that lay a photo into the network and its labels out of it.
     photo_kernels: Vec<Kernel>,
@@ -93,6 +95,7 @@ impl CudaFile {
             launches: program.launches.clone(),
             counters: program.counters,
             photo_kernels: photo_kernels(program),
+            chosen_by: program.chosen_by.clone(),
             images: images.collect(),
             constants,
         };
@@ -144,6 +147,8 @@ impl CudaFile {
             launches: header.launches,
             constants,
             counters: header.counters,
+            choices: Vec::new(),
+            chosen_by: header.chosen_by,
         };
         program.validate().map_err(bad)?;
         // They are launched by this program's description of them.

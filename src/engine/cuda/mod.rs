@@ -11,6 +11,8 @@ mod file;
 mod host;
 mod network;
 mod photo;
+mod timed;
+pub mod tune;
 
 pub use compiler::{Compiler, Image, Resources};
 pub use device::{Device, devices};
@@ -19,3 +21,4 @@ pub use error::CudaError;
 pub use file::CudaFile;
 pub use network::CudaNetwork;
 pub use photo::{PhotoEngine, PhotoLabels, PhotoTimes};
+pub use timed::{TimedLaunch, median};

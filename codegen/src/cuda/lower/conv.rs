@@ -15,9 +15,9 @@ pub(super) fn conv(l: &mut Lowering<'_>, spec: &ConvSpec) {
     let operands = EpilogueArguments::of(l, Slot::Bias);
     let out = l.output(0);
     let (flops, bytes) = (l.node().flops(l.graph), l.node().bytes(l.graph));
-    let plan = Product::new(l, epilogue, rows, n);
     // Images have three channels: no whole chunks.
     let source = if channels % 8 == 0 { "Windows" } else { "StemWindows" };
+    let plan = Product::new(l, &format!("{source}{kernel}/{stride}"), epilogue, [rows, n, spec.depth()]);
 
     let mut text = KernelText::new("conv", "conv/forward.cuh");
     text.include(plan.header);
@@ -37,4 +37,5 @@ pub(super) fn conv(l: &mut Lowering<'_>, spec: &ConvSpec) {
     operands.write(&mut text, epilogue);
     text.line(format!("{}<S, {n}, Source::K>(source, weight, epilogue, out, rows);", plan.function));
     l.launch(&text, plan.tile.grid(rows, n), flops, bytes);
+    plan.detail(l, epilogue, 1);
 }

@@ -1,7 +1,6 @@
 //! Depthwise convolutions.
 
 use super::super::kernel::{Argument, KernelText};
-use super::super::tile::BUSY;
 use super::{Lowering, act, element_type};
 use crate::ir::Slot;
 use segface_kernels::depthwise::DepthwiseSpec;
@@ -13,7 +12,7 @@ pub(super) fn depthwise(l: &mut Lowering<'_>, spec: &DepthwiseSpec) {
     let dtype = l.precision.dtype();
     let chunk = 16 / dtype.size();
     let chunks = channels / chunk;
-    let run = run(spec, chunks);
+    let run = run(spec, chunks, l.tuning.card.multiprocessors);
     // Large windows take so many registers that small blocks fill a multiprocessor better; sums are merged faster by large ones.
     let lanes = lanes(chunks, if pool { 256 } else { 128 });
     let (groups, threads) = (chunks / lanes.lanes, lanes.lanes * lanes.rows);
@@ -54,13 +53,16 @@ pub(super) fn depthwise(l: &mut Lowering<'_>, spec: &DepthwiseSpec) {
     l.launch(&text, [blocks as u32, groups as u32, batch as u32], flops, bytes);
 }
 
-/// Outputs along x that a thread makes: the more, the fewer loads each, as long as there are threads to fill a large card.
-fn run(spec: &DepthwiseSpec, chunks: usize) -> usize {
+/// Outputs along x that a thread makes: the more, the fewer loads each, as long as there are threads to fill the card.
+fn run(spec: &DepthwiseSpec, chunks: usize, multiprocessors: usize) -> usize {
     let [height, width] = spec.output();
     // Small windows wait for memory, whatever their loads: more threads at once serve them better than long runs.
     let longest = if spec.stride == 1 && spec.kernel > 3 { 8 } else { 4 };
     let threads = |run: usize| spec.batch * height * width.div_ceil(run) * chunks;
-    [8, 4, 2].into_iter().find(|&run| run <= longest && run <= width && threads(run) >= BUSY * 256).unwrap_or(1)
+    [8, 4, 2]
+        .into_iter()
+        .find(|&run| run <= longest && run <= width && threads(run) >= multiprocessors * 256)
+        .unwrap_or(1)
 }
 
 /// A block's threads: `lanes` along the channels, `rows` along the pixels.

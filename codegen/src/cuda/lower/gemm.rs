@@ -1,7 +1,7 @@
 //! Products, and the epilogue that convolutions and others share.
 
 use super::super::kernel::{Argument, KernelText};
-use super::super::tile::{self, Tile};
+use super::super::tile::{self, Problem, Tile};
 use super::{Lowering, act, literal};
 use crate::ir::Slot;
 use segface_kernels::Epilogue;
@@ -37,15 +37,15 @@ pub(super) struct Rows {
 /// Launches a product of rows.
 pub(super) fn product(l: &mut Lowering<'_>, rows: &Rows) {
     let Rows { spec, x, weight, norm, gate, .. } = *rows;
-    let plan = Product::new(l, &spec.epilogue, spec.rows, spec.n);
+    let k = spec.k;
+    let (source, reads) = match spec.prologue {
+        Prologue::None => ("Rows", 1),
+        Prologue::LayerNorm { .. } => ("NormedRows", 2),
+        Prologue::Gate { .. } => ("GatedRows", 1),
+    };
+    let plan = Product::new(l, source, &spec.epilogue, [spec.rows, spec.n, k]);
     let mut text = KernelText::new("gemm", plan.header);
     plan.define(&mut text, l, &spec.epilogue);
-    let k = spec.k;
-    let source = match spec.prologue {
-        Prologue::None => "Rows",
-        Prologue::LayerNorm { .. } => "NormedRows",
-        Prologue::Gate { .. } => "GatedRows",
-    };
     text.define(format!("using Source = gemm::{source}<S, {k}>;"));
     text.parameter("const E *x", x);
     text.parameter("const u8 *weight", weight);
@@ -72,6 +72,7 @@ pub(super) fn product(l: &mut Lowering<'_>, rows: &Rows) {
     rows.epilogue.write(&mut text, &spec.epilogue);
     text.line(format!("{}<S, {}, {k}>(source, weight, epilogue, out, rows);", plan.function, spec.n));
     l.launch(&text, plan.tile.grid(spec.rows, spec.n), rows.flops, rows.bytes);
+    plan.detail(l, &spec.epilogue, reads);
 }
 
 /// How a product is cut, and which of gemm's functions makes it.
@@ -81,20 +82,32 @@ pub(super) struct Product {
     pub(super) function: &'static str,
     bytes: &'static str,
     shared: usize,
+    /// Rows, columns and terms of the product.
+    sides: [usize; 3],
 }
 
 impl Product {
-    /// For [rows, n] with that epilogue.
-    pub(super) fn new(l: &Lowering<'_>, epilogue: &Epilogue, rows: usize, n: usize) -> Self {
+    /// For rows of `source`, [rows, k], times [k, n], with that epilogue.
+    pub(super) fn new(l: &mut Lowering<'_>, source: &str, epilogue: &Epilogue, sides: [usize; 3]) -> Self {
         let norm = epilogue.norm.is_some();
-        let tile = if norm { tile::full_row(rows, n, l.precision) } else { tile::choose(rows, n) };
+        let [rows, n, k] = sides;
+        let tile = l.tile(Problem { source: source.into(), norm, precision: l.precision, rows, n, k });
         if norm && n > tile::WIDE {
             let (header, function, bytes) = ("gemm/wide.cuh", "gemm::forward_wide", "gemm::bytes_wide<S, Epi>()");
-            Self { tile, header, function, bytes, shared: tile.wide_bytes(norm) }
+            Self { tile, header, function, bytes, shared: tile.wide_bytes(norm), sides }
         } else {
             let (header, function, bytes) = ("gemm/forward.cuh", "gemm::forward", "gemm::bytes<S, Epi>()");
-            Self { tile, header, function, bytes, shared: tile.bytes(norm) }
+            Self { tile, header, function, bytes, shared: tile.bytes(norm), sides }
         }
+    }
+
+    /// What the launch just added costs beside FLOPs and bytes, if it reads its rows `reads` times.
+    pub(super) fn detail(&self, l: &mut Lowering<'_>, epilogue: &Epilogue, reads: usize) {
+        let ([rows, n, k], size) = (self.sides, l.size());
+        let [tiles_m, tiles_n, _] = self.tile.grid(rows, n).map(|side| side as usize);
+        let elements = tiles_n * rows * k * reads + tiles_m * n * k + rows * n * (1 + usize::from(epilogue.residual));
+        let steps = (k * size).div_ceil(self.tile.row_bytes);
+        l.detail(|detail| (detail.traffic, detail.steps) = ((elements * size) as u64, steps as u32));
     }
 
     /// S, E and Epi, and the block.

@@ -50,6 +50,11 @@ pub(super) fn mask_head(l: &mut Lowering<'_>, spec: &MaskHeadSpec) {
     let grid = [(height * width).div_ceil(rows) as u32, batch as u32, 1];
     let (flops, bytes) = (l.node().flops(l.graph), l.node().bytes(l.graph));
     l.launch(&text, grid, flops, bytes);
+    // Weights once a block; turns of 64 bytes of k.
+    let blocks = grid[0] as usize * batch;
+    let traffic = bytes as usize + blocks * (4 * MIDDLE * WIDTH + 4 * UPSCALED * MIDDLE) * size;
+    let steps = (WIDTH * size).div_ceil(64) + (MIDDLE * size).div_ceil(64);
+    l.detail(|detail| (detail.traffic, detail.steps) = (traffic as u64, steps as u32));
 }
 
 /// One launch.

@@ -1,7 +1,6 @@
 //! MLPs: one launch where channels are few and rows many, two products where not.
 
 use super::super::kernel::{Argument, KernelText};
-use super::super::tile::BUSY;
 use super::gemm::{EpilogueArguments, Rows, epilogue_type, product};
 use super::{Lowering, act, literal};
 use crate::ir::Slot;
@@ -19,7 +18,7 @@ pub(super) fn mlp(l: &mut Lowering<'_>, spec: &MlpSpec) {
     let norms = [l.f32(Slot::NormWeight), l.f32(Slot::NormBias)];
     let arguments = EpilogueArguments::of(l, Slot::Bias1);
     let out = l.output(0);
-    if let Some(tile) = FusedTile::choose(l.precision, spec) {
+    if let Some(tile) = FusedTile::choose(l.precision, spec, l.tuning.card.multiprocessors) {
         return fused(l, spec, tile, &Operands { x, weights, bias, norms, arguments, out });
     }
     let size = l.precision.dtype().size();
@@ -89,7 +88,7 @@ struct FusedTile {
 impl FusedTile {
     /// `None` where hidden values had better go through memory: channels that do not fit a block, or too few rows to keep a card
     /// busy with blocks that each make whole rows.
-    fn choose(precision: Precision, spec: &MlpSpec) -> Option<Self> {
+    fn choose(precision: Precision, spec: &MlpSpec, multiprocessors: usize) -> Option<Self> {
         let wide = precision.dtype().size() == 4;
         let (rows, slab, slabs) = match (wide, spec.channels) {
             (true, 0..=96) => (32, 64, 2),
@@ -100,7 +99,7 @@ impl FusedTile {
             _ => return None,
         };
         let whole = spec.channels.is_multiple_of(32) && spec.hidden.is_multiple_of(slab);
-        (whole && spec.rows.div_ceil(rows) >= BUSY).then_some(Self { rows, slab, slabs })
+        (whole && spec.rows.div_ceil(rows) >= multiprocessors).then_some(Self { rows, slab, slabs })
     }
 
     fn threads(self) -> usize {
@@ -142,5 +141,10 @@ fn fused(l: &mut Lowering<'_>, spec: &MlpSpec, tile: FusedTile, operands: &Opera
         literal(norm.unwrap_or(0.0))
     ));
     let (flops, bytes) = (l.node().flops(l.graph), l.node().bytes(l.graph));
-    l.launch(&text, [rows.div_ceil(tile_rows) as u32, 1, 1], flops, bytes);
+    let blocks = rows.div_ceil(tile_rows);
+    l.launch(&text, [blocks as u32, 1, 1], flops, bytes);
+    // Both weights once a block, rows three times: in, as the residual, out.
+    let elements = 2 * blocks * channels * hidden + (2 + usize::from(epilogue.residual)) * rows * channels;
+    let (traffic, steps) = (elements * l.size(), 2 * hidden / slab);
+    l.detail(|detail| (detail.traffic, detail.steps) = (traffic as u64, steps as u32));
 }

@@ -1,7 +1,7 @@
 //! MLP fusion: the coarse taps at their own resolution, then the fine one and what the others give it.
 
 use super::super::kernel::{Argument, KernelText};
-use super::super::tile;
+use super::super::tile::Problem;
 use super::Lowering;
 use crate::ir::Slot;
 use segface_kernels::mlp_fusion::MlpFusionSpec;
@@ -41,7 +41,13 @@ pub(super) fn mlp_fusion(l: &mut Lowering<'_>, spec: &MlpFusionSpec) {
     let projected_bytes =
         (1..4).map(|i| ((pixels[i] + width) * taps[i][2] + pixels[i] * width) * size).sum::<usize>() as u64;
 
-    let shape = tile::choose(pixels[1] + pixels[2] + pixels[3], width);
+    let product = |l: &mut Lowering<'_>, source: &str, rows: usize, k: usize| {
+        l.tile(Problem { source: source.into(), norm: false, precision: l.precision, rows, n: width, k })
+    };
+    let coarse_pixels = pixels[1] + pixels[2] + pixels[3];
+    // Sums of different lengths: their mean.
+    let coarse_depth = (1..4).map(|i| pixels[i] * taps[i][2]).sum::<usize>() / coarse_pixels.max(1);
+    let shape = product(l, "CoarseTaps", coarse_pixels, coarse_depth);
     let mut text = KernelText::new("mlp_fusion_project", "mlp_fusion/forward.cuh");
     text.define(format!("using S = {};\nusing E = S::E;", shape.shape(l.precision)));
     text.block(shape.threads(), shape.bytes(false), "mlp_fusion::project_bytes<S>()");
@@ -49,9 +55,19 @@ pub(super) fn mlp_fusion(l: &mut Lowering<'_>, spec: &MlpFusionSpec) {
     text.parameter("int batch", Argument::I32(batch as i32));
     text.line(format!("mlp_fusion::project<S, {width}>(taps[0], taps[1], taps[2], batch);"));
     let tiles: usize = pixels[1..].iter().map(|rows| rows.div_ceil(shape.rows)).sum();
-    l.launch(&text, [tiles as u32, width.div_ceil(shape.columns) as u32, 1], projected_flops, projected_bytes);
+    let tiles_n = width.div_ceil(shape.columns);
+    l.launch(&text, [tiles as u32, tiles_n as u32, 1], projected_flops, projected_bytes);
+    let of_tap = |i: usize| {
+        let weights = pixels[i].div_ceil(shape.rows) * width * taps[i][2];
+        tiles_n * pixels[i] * taps[i][2] + weights + pixels[i] * width
+    };
+    let traffic = size * (1..4).map(of_tap).sum::<usize>();
+    let longest = (1..4).map(|i| taps[i][2]).max().unwrap_or(0) * size;
+    l.detail(|detail| {
+        (detail.traffic, detail.steps) = (traffic as u64, longest.div_ceil(shape.row_bytes) as u32);
+    });
 
-    let shape = tile::choose(pixels[0], width);
+    let shape = product(l, "FineTap", pixels[0], taps[0][2]);
     let mut text = KernelText::new("mlp_fusion", "mlp_fusion/forward.cuh");
     text.define(format!("using S = {};\nusing E = S::E;", shape.shape(l.precision)));
     let shared = shape.loop_bytes().max(shape.finish_bytes(false) + shape.rows * 3 * SAMPLE_BYTES);
@@ -68,4 +84,9 @@ pub(super) fn mlp_fusion(l: &mut Lowering<'_>, spec: &MlpFusionSpec) {
     text.line(format!("mlp_fusion::fuse<S, {width}, {channels}>(x, weight, bias, out, batch, height, width, taps);"));
     let grid = shape.grid(pixels[0], width);
     l.launch(&text, grid, flops - projected_flops, bytes - projected_bytes);
+    let [tiles_m, tiles_n, _] = grid.map(|side| side as usize);
+    // Neighbours share the four samples of each coarse map: about one a pixel and map is left.
+    let elements = tiles_n * pixels[0] * channels + tiles_m * width * channels + 4 * pixels[0] * width;
+    let steps = (channels * size).div_ceil(shape.row_bytes);
+    l.detail(|detail| (detail.traffic, detail.steps) = ((elements * size) as u64, steps as u32));
 }

@@ -18,8 +18,9 @@ mod window_attention;
 
 pub use ladder::Rung;
 
-use super::kernel::{Argument, Kernel, KernelText, Launch};
+use super::kernel::{Argument, Detail, Kernel, KernelText, Launch};
 use super::program::Form;
+use super::tile::{Choice, Problem, Tile, Tuning};
 use crate::ir::{Graph, Node, Op, Slot, Source, ValueId};
 use crate::plan::Precision;
 use segface_kernels::{Act, DType};
@@ -33,6 +34,8 @@ pub(crate) struct Lowering<'g> {
     pub(crate) precision: Precision,
     /// The rung of kernels that have one, the top if none.
     rung: Option<Rung>,
+    /// How tiles are chosen.
+    pub(crate) tuning: &'g Tuning,
     node: usize,
     parts: Parts,
 }
@@ -46,12 +49,32 @@ pub(crate) struct Parts {
     /// Bytes of each node's workspace.
     pub(crate) workspaces: Vec<usize>,
     pub(crate) counters: usize,
+    pub(crate) choices: Vec<Choice>,
 }
 
 impl<'g> Lowering<'g> {
-    pub(crate) fn new(graph: &'g Graph, precision: Precision, rung: Option<Rung>) -> Self {
+    pub(crate) fn new(graph: &'g Graph, precision: Precision, rung: Option<Rung>, tuning: &'g Tuning) -> Self {
         let parts = Parts { workspaces: vec![0; graph.nodes.len()], ..Parts::default() };
-        Self { graph, precision, rung, node: 0, parts }
+        Self { graph, precision, rung, tuning, node: 0, parts }
+    }
+
+    /// The tile for a product that the next launch makes.
+    pub(crate) fn tile(&mut self, problem: Problem) -> Tile {
+        let tile = self.tuning.choose(&problem);
+        self.parts.choices.push(Choice { launch: self.parts.launches.len(), problem, tile });
+        tile
+    }
+
+    /// Bytes of a number of the activations.
+    pub(crate) fn size(&self) -> usize {
+        self.precision.dtype().size()
+    }
+
+    /// Says more about the launch that was added last.
+    pub(crate) fn detail(&mut self, of: impl FnOnce(&mut Detail)) {
+        if let Some(launch) = self.parts.launches.last_mut() {
+            of(&mut launch.detail);
+        }
     }
 
     pub(crate) fn finish(self) -> Parts {
@@ -181,8 +204,34 @@ impl<'g> Lowering<'g> {
             self.parts.kernels.len() - 1
         });
         let arguments = text.arguments.clone();
-        self.parts.launches.push(Launch { kernel, node: self.node, grid, cooperative, arguments, flops, bytes });
+        let detail =
+            Detail { tensor: self.rung.is_none() && multiplies_matrices(&self.node().op), ..Detail::default() };
+        self.parts.launches.push(Launch {
+            kernel,
+            node: self.node,
+            grid,
+            cooperative,
+            arguments,
+            flops,
+            bytes,
+            detail,
+        });
     }
+}
+
+/// Whether the operator's kernel uses matrix instructions (but in exact f32, where it has none).
+fn multiplies_matrices(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::Gemm(_)
+            | Op::Mlp(_)
+            | Op::PatchMerge(_)
+            | Op::WindowAttention(_)
+            | Op::MlpFusion(_)
+            | Op::ImagePass(_)
+            | Op::MaskHead(_)
+            | Op::Conv(_)
+    )
 }
 
 /// An activation's name in `cuda/activation.cuh`.

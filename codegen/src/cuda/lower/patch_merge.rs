@@ -18,7 +18,8 @@ pub(super) fn patch_merge(l: &mut Lowering<'_>, spec: &PatchMergeSpec) {
     let out = l.output(0);
     let after = norm == MergeNorm::After;
     let epilogue = Epilogue { norm: after.then_some(eps), ..Epilogue::default() };
-    let plan = Product::new(l, &epilogue, rows, n);
+    let (source, reads) = if after { ("Patches", 1) } else { ("NormedPatches", 2) };
+    let plan = Product::new(l, source, &epilogue, [rows, n, k]);
     let mut text = KernelText::new("patch_merge", "patch_merge/forward.cuh");
     plan.define(&mut text, l, &epilogue);
     text.define(format!("using Patches = patch_merge::PatchRows<S, {channels}>;"));
@@ -44,6 +45,7 @@ pub(super) fn patch_merge(l: &mut Lowering<'_>, spec: &PatchMergeSpec) {
     text.line(format!("{}<S, {n}, {k}>(source, weight, epilogue, out, rows);", plan.function));
     let (flops, bytes) = (l.node().flops(l.graph), l.node().bytes(l.graph));
     l.launch(&text, plan.tile.grid(rows, n), flops, bytes);
+    plan.detail(l, &epilogue, reads);
 }
 
 /// Threads of a block: `patch_merge::GATHER_THREADS`.

@@ -41,4 +41,5 @@ pub(super) fn squeeze_excite(l: &mut Lowering<'_>, spec: &SqueezeExciteSpec) {
     ));
     let (flops, bytes) = (l.node().flops(l.graph), l.node().bytes(l.graph));
     l.launch_cooperative(&text, [blocks as u32, 1, 1], flops, bytes);
+    l.detail(|detail| detail.barriers = 1);
 }

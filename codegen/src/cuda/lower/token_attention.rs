@@ -100,6 +100,15 @@ pub(super) fn image_pass(l: &mut Lowering<'_>, spec: &ImagePassSpec) {
     text.line("token_attention::image_pass<Pass>(operands);");
     let (flops, bytes) = (l.node().flops(l.graph), l.node().bytes(l.graph));
     l.launch(&text, [chunks as u32, batch as u32, 1], flops, bytes);
+    // Operands once a tile of 64 tokens; turns of 64 bytes of k through them.
+    let operands = if update { scores_bytes + values_bytes } else { 0 } + if attend { scores_bytes } else { 0 };
+    let tiles = chunk / 64;
+    let partial = if attend { rows * WIDTH * 4 } else { 0 };
+    let traffic = bytes as usize + batch * chunks * (tiles * operands + partial);
+    let turns = |k: usize| (k * l.size()).div_ceil(64);
+    let steps =
+        tiles * (usize::from(update) * (turns(WIDTH) + turns(rows)) + usize::from(attend) * (turns(WIDTH) + turns(64)));
+    l.detail(|detail| (detail.traffic, detail.steps) = (traffic as u64, steps as u32));
 
     if attend {
         let mut text = KernelText::new("token_merge", "token_attention/forward.cuh");
@@ -185,12 +194,14 @@ pub(super) fn token_step(l: &mut Lowering<'_>, spec: &TokenStepSpec) {
     text.line("operands.counters = counters;");
     text.line("operands.batch = batch;");
     text.line(format!("operands.eps = {};", literal(eps)));
-    let stage = match stage {
-        TokenStage::Layer0 => "Layer0",
-        TokenStage::Layer1 => "Layer1",
-        TokenStage::Final => "Final",
+    let (stage, barriers) = match stage {
+        TokenStage::Layer0 => ("Layer0", 8),
+        TokenStage::Layer1 => ("Layer1", 5),
+        TokenStage::Final => ("Final", 4),
     };
     text.line(format!("token_attention::token_step<{tokens}, token_attention::Stage::{stage}>(operands);"));
     let (flops, bytes) = (l.node().flops(l.graph), l.node().bytes(l.graph));
     l.launch_cooperative(&text, [STEP_GRID, 1, 1], flops, bytes);
+    // A launch does the layers for one image after the other's units: barriers do not grow with the batch.
+    l.detail(|detail| detail.barriers = barriers);
 }

@@ -6,6 +6,7 @@ use super::{Lowering, literal};
 use crate::ir::Slot;
 use crate::plan::Precision;
 use segface_kernels::Epilogue;
+use segface_kernels::cuda::position_bias_bytes;
 use segface_kernels::gemm::{GemmSpec, Prologue};
 use segface_kernels::window_attention::{
     WindowAttentionSpec, WindowCoreSpec, WindowGatherSpec, WindowKind, WindowPlan, WindowScatterSpec,
@@ -100,6 +101,12 @@ fn attend(l: &mut Lowering<'_>, spec: &WindowAttentionSpec, x: Argument, norms: 
     let flops = l.node().flops(l.graph).saturating_sub(projection_flops(spec));
     let windows = batch * spec.plan().windows().iter().product::<usize>();
     l.launch(&text, [windows as u32, (heads / group) as u32, 1], flops, map + weights);
+    // Rows once a group of heads, twice where they are normed; weights and biases of its heads once a block.
+    let reads = heads / group * if kind == WindowKind::V1 { 2 } else { 1 };
+    let tokens = batch * input[0] * input[1] * channels * (reads + 1) * size;
+    let of_window = 3 * channels * channels * size + position_bias_bytes(heads, window * window);
+    let steps = (channels * size).div_ceil(64);
+    l.detail(|detail| (detail.traffic, detail.steps) = ((tokens + windows * of_window) as u64, steps as u32));
 }
 
 /// Parameters of a `window_attention::Plan`, and `plan` made of them.
