@@ -158,7 +158,11 @@ fn speed(args: &SpeedArgs) -> Result<(), Error> {
         let seconds = start.elapsed().as_secs_f64();
         let (count, rate) = (indices.len(), indices.len() as f64 / seconds);
         super::print(|out| {
-            writeln!(out, "{threads} thread{}: {count} images at {size}x{size} in {seconds:.2} s, {rate:.1} per second", if threads == 1 { "" } else { "s" })
+            writeln!(
+                out,
+                "{threads} thread{}: {count} images at {size}x{size} in {seconds:.2} s, {rate:.1} per second",
+                if threads == 1 { "" } else { "s" }
+            )
         })?;
     }
     Ok(())

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 /// Parts in the order of classes 1 to 18, which is the order they are painted in: later ones cover earlier ones.
 pub(super) const PARTS: [&str; 18] = [
-    "neck", "skin", "cloth", "l_ear", "r_ear", "l_brow", "r_brow", "l_eye", "r_eye", "nose", "mouth", "l_lip", "u_lip", "hair",
-    "eye_g", "hat", "ear_r", "neck_l",
+    "neck", "skin", "cloth", "l_ear", "r_ear", "l_brow", "r_brow", "l_eye", "r_eye", "nose", "mouth", "l_lip", "u_lip",
+    "hair", "eye_g", "hat", "ear_r", "neck_l",
 ];
 
 pub(super) const IMAGES: &str = "CelebA-HQ-img";

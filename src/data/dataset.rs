@@ -58,7 +58,9 @@ impl FromStr for Split {
 pub fn dataset_named(name: &str) -> Result<Variant, String> {
     match name {
         "celebamask_hq" => Ok(Variant::Celeb),
-        _ => name.parse().map_err(|_| format!("unknown data set `{name}`; known are celebamask_hq (or celeb), lapa, helen")),
+        _ => name
+            .parse()
+            .map_err(|_| format!("unknown data set `{name}`; known are celebamask_hq (or celeb), lapa, helen")),
     }
 }
 
@@ -338,7 +340,13 @@ impl Dataset {
         found.map_err(|error| problems.push(error)).ok()
     }
 
-    fn check_sizes(&self, image: &Path, (width, height): (usize, usize), path: &Path, labels: &LabelMap) -> Option<DataError> {
+    fn check_sizes(
+        &self,
+        image: &Path,
+        (width, height): (usize, usize),
+        path: &Path,
+        labels: &LabelMap,
+    ) -> Option<DataError> {
         // CelebAMask-HQ's masks are smaller than its photos, but show the same.
         let agree = match self.variant {
             Variant::Celeb => width * labels.height == height * labels.width,
@@ -358,7 +366,12 @@ impl Dataset {
     }
 
     /// Faces may be cut off by the border, so points may lie outside, but not further than the photo is large.
-    fn check_landmarks(&self, index: usize, landmarks: &[[f32; 2]], (width, height): (usize, usize)) -> Option<DataError> {
+    fn check_landmarks(
+        &self,
+        index: usize,
+        landmarks: &[[f32; 2]],
+        (width, height): (usize, usize),
+    ) -> Option<DataError> {
         debug_assert_eq!(landmarks.len(), count(self.variant));
         let far = |v: f32, side: usize| v < -(side as f32) || v > 2.0 * side as f32;
         let outside = landmarks.iter().position(|point| far(point[0], width) || far(point[1], height));
@@ -366,7 +379,9 @@ impl Dataset {
         let reason = match outside {
             Some(which) => {
                 let [x, y] = landmarks[which];
-                format!("landmark {which} of `{name}` is ({x}, {y}), far outside of its image of {width}x{height} pixels")
+                format!(
+                    "landmark {which} of `{name}` is ({x}, {y}), far outside of its image of {width}x{height} pixels"
+                )
             }
             None if self.variant == Variant::Helen && helen_window(landmarks, (width, height)).is_none() => {
                 format!("the landmarks of `{name}` lie outside of its image of {width}x{height} pixels")

@@ -73,7 +73,9 @@ pub(super) fn read_labels(path: &Path) -> Result<LabelMap, DataError> {
         }
         (_, bits) => {
             let bits = bits as usize;
-            return Err(bad(format!("{bits} bits per sample; expected 8-bit grey, each pixel the number of its class")));
+            return Err(bad(format!(
+                "{bits} bits per sample; expected 8-bit grey, each pixel the number of its class"
+            )));
         }
     };
     Ok(LabelMap { width, height, labels })

@@ -21,7 +21,8 @@ pub(super) fn file(root: &Path, split: Split, kind: &str, name: &str) -> PathBuf
 pub(super) fn landmarks(path: &Path) -> Result<Vec<[f32; 2]>, DataError> {
     let text = read_text(path)?;
     let bad = |reason: String| DataError::File { path: path.into(), reason };
-    let first = text.split_whitespace().next().ok_or_else(|| bad("no landmarks; expected 106 and as many pairs".into()))?;
+    let first =
+        text.split_whitespace().next().ok_or_else(|| bad("no landmarks; expected 106 and as many pairs".into()))?;
     if first.parse::<f32>().ok() != Some(106.0) {
         return Err(bad(format!("it begins with `{first}`; expected the number of landmarks, 106")));
     }

@@ -77,7 +77,10 @@ impl Loader {
     /// If `batch`, `threads` or `prefetch` is 0, or the size is empty.
     pub fn new(dataset: impl Into<Arc<Dataset>>, options: LoaderOptions) -> Loader {
         let (width, height) = options.preparation.size;
-        assert!(options.batch > 0 && options.threads > 0 && options.prefetch > 0 && width > 0 && height > 0, "{options:?}");
+        assert!(
+            options.batch > 0 && options.threads > 0 && options.prefetch > 0 && width > 0 && height > 0,
+            "{options:?}"
+        );
         Loader { dataset: dataset.into(), options }
     }
 
@@ -234,8 +237,13 @@ impl Shared {
 
 fn assemble(indices: &[usize], parts: Vec<Option<Result<Sample, DataError>>>) -> Result<Batch, DataError> {
     let samples = parts.into_iter().flatten().collect::<Result<Vec<Sample>, DataError>>()?;
-    let mut batch =
-        Batch { images: Vec::new(), labels: Vec::new(), indices: indices.to_vec(), points: Vec::new(), warps: Vec::new() };
+    let mut batch = Batch {
+        images: Vec::new(),
+        labels: Vec::new(),
+        indices: indices.to_vec(),
+        points: Vec::new(),
+        warps: Vec::new(),
+    };
     batch.images.reserve_exact(samples.iter().map(|sample| sample.image.len()).sum());
     batch.labels.reserve_exact(samples.iter().map(|sample| sample.labels.len()).sum());
     for sample in samples {

@@ -102,7 +102,10 @@ impl Preparation {
             reason: format!("`{}`: {reason}", dataset.name(index)),
         };
         if landmarks.is_empty() {
-            return Err(no_warp(format!("{} has no landmarks, by which LaPa's networks warp faces", dataset.variant())));
+            return Err(no_warp(format!(
+                "{} has no landmarks, by which LaPa's networks warp faces",
+                dataset.variant()
+            )));
         }
         let warp = FaceWarp::fit(&points, self.size, self.size).map_err(|error| no_warp(error.to_string()))?;
         let mut warped = vec![0f32; image.len()];

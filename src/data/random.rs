@@ -68,7 +68,8 @@ mod tests {
     fn numbers_are_uniform_and_differ_by_seed_epoch_index_and_draw() {
         let mut seen = std::collections::HashSet::new();
         let (mut sum, mut square, mut count) = (0.0, 0.0, 0.0);
-        for (seed, epoch, index) in (0..8u64).flat_map(|s| (0..8u64).flat_map(move |e| (0..8).map(move |i| (s, e, i)))) {
+        for (seed, epoch, index) in (0..8u64).flat_map(|s| (0..8u64).flat_map(move |e| (0..8).map(move |i| (s, e, i))))
+        {
             let mut random = SampleRandom::new(seed << 30, epoch, index);
             for _ in 0..4 {
                 let value = random.uniform(-2.0, 4.0);

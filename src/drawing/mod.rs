@@ -84,9 +84,8 @@ impl Canvas {
     /// # Errors
     /// What `out` reports.
     pub fn encode(&self, out: impl Write) -> io::Result<()> {
-        let side = |v: usize| {
-            u32::try_from(v).map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "too large for a PNG"))
-        };
+        let side =
+            |v: usize| u32::try_from(v).map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "too large for a PNG"));
         let mut encoder = png::Encoder::new(out, side(self.width)?, side(self.height)?);
         encoder.set_color(png::ColorType::Rgb);
         encoder.set_depth(png::BitDepth::Eight);
@@ -116,7 +115,8 @@ mod tests {
         let mut across = Canvas::new(11, 7, [0; 3]);
         across.text(0, 0, "L1", 1, [255; 3]);
         assert_eq!(text_width("L1", 1), 11);
-        let expected = ["#.......#..", "#......##..", "#.......#..", "#.......#..", "#.......#..", "#.......#..", "#####..###."];
+        let expected =
+            ["#.......#..", "#......##..", "#.......#..", "#.......#..", "#.......#..", "#.......#..", "#####..###."];
         assert_eq!(seen(&across), expected);
         let mut upwards = Canvas::new(7, 11, [0; 3]);
         upwards.text_upwards(0, 10, "L1", 1, [255; 3]);

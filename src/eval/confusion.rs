@@ -24,7 +24,11 @@ impl Confusion {
         for (&truth, &prediction) in truth.iter().zip(prediction) {
             if truth != IGNORE {
                 let (row, column) = (usize::from(truth), usize::from(prediction));
-                assert!(row < self.classes && column < self.classes, "label {row} or {column} of {} classes", self.classes);
+                assert!(
+                    row < self.classes && column < self.classes,
+                    "label {row} or {column} of {} classes",
+                    self.classes
+                );
                 self.counts[row * self.classes + column] += 1;
             }
         }
@@ -77,7 +81,11 @@ impl Confusion {
     /// F1 of several classes taken as one, in which confusing them with each other counts as right: `2·hits/(truth + predicted)`. NaN where
     /// they occur neither in truth nor in prediction.
     pub fn f1(&self, group: &[usize]) -> f64 {
-        let hits: u64 = group.iter().flat_map(|&row| group.iter().map(move |&column| (row, column))).map(|(r, c)| self.count(r, c)).sum();
+        let hits: u64 = group
+            .iter()
+            .flat_map(|&row| group.iter().map(move |&column| (row, column)))
+            .map(|(r, c)| self.count(r, c))
+            .sum();
         let both: u64 = group.iter().map(|&class| self.truth(class) + self.predicted(class)).sum();
         2.0 * hits as f64 / both as f64
     }

@@ -100,7 +100,10 @@ pub fn worst_sheet(shown: &[Shown], dataset: Variant, title: &str) -> Canvas {
         let caption = format!("{}  F1 {:.1}", image.name, 100.0 * image.mean_f1);
         canvas.text(x, y, &caption, 2, INK);
         let painted = |labels: &[u8]| -> Vec<u8> {
-            labels.iter().flat_map(|&label| if label == IGNORE { [128; 3] } else { colors[usize::from(label)] }).collect()
+            labels
+                .iter()
+                .flat_map(|&label| if label == IGNORE { [128; 3] } else { colors[usize::from(label)] })
+                .collect()
         };
         let mistakes: Vec<u8> = image
             .truth

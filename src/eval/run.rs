@@ -7,8 +7,8 @@ use crate::engine::{CpuEngine, Engine};
 use crate::parser::Parser;
 use segface_codegen::Variant;
 use segface_codegen::ir::Output;
-use segface_kernels::image::{FaceWarp, LabelResizer, Resampler, Window, argmax_labels};
 use segface_kernels::Context;
+use segface_kernels::image::{FaceWarp, LabelResizer, Resampler, Window, argmax_labels};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// How a network did on one image.

@@ -60,10 +60,7 @@ const HELEN_GROUPS: [(&str, &[&str]); 4] = [
     ("eyes", &["lefteye", "righteye"]),
     ("brows", &["leftbro", "rightbro"]),
     ("mouth", &["upperlip", "innermouth", "lowerlip"]),
-    (
-        "overall",
-        &["lefteye", "righteye", "leftbro", "rightbro", "nose", "upperlip", "innermouth", "lowerlip"],
-    ),
+    ("overall", &["lefteye", "righteye", "leftbro", "rightbro", "nose", "upperlip", "innermouth", "lowerlip"]),
 ];
 
 impl Scores {
@@ -103,7 +100,8 @@ impl Scores {
         Scores {
             mean_f1: mean(|class| class.f1, 1),
             mean_f1_of_present: confusion.mean_f1_of_present().unwrap_or(f64::NAN),
-            pixel_accuracy: (0..names.len()).map(|id| confusion.right(id)).sum::<u64>() as f64 / confusion.total() as f64,
+            pixel_accuracy: (0..names.len()).map(|id| confusion.right(id)).sum::<u64>() as f64
+                / confusion.total() as f64,
             mean_accuracy: mean(|class| class.accuracy, 0),
             mean_iou: mean(|class| class.iou, 0),
             merged: merged.collect(),
@@ -145,6 +143,10 @@ impl Scores {
                 absent.join(", ")
             )?;
         }
-        writeln!(out, "pixel accuracy {}; all numbers in per cent, mean F1 without background", percent(self.pixel_accuracy))
+        writeln!(
+            out,
+            "pixel accuracy {}; all numbers in per cent, mean F1 without background",
+            percent(self.pixel_accuracy)
+        )
     }
 }

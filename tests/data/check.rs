@@ -53,7 +53,10 @@ fn a_sound_folder_has_no_problem_and_its_pixels_are_counted() {
     let root = synthetic::helen(&folder.path().join("h"));
     let report = check(Variant::Helen, &root, 2);
     assert!(report.problems.is_empty(), "{:?}", report.problems);
-    assert_eq!(report.splits.iter().map(|s| (s.split, s.images)).collect::<Vec<_>>(), [(Split::Train, 7), (Split::Test, 3)]);
+    assert_eq!(
+        report.splits.iter().map(|s| (s.split, s.images)).collect::<Vec<_>>(),
+        [(Split::Train, 7), (Split::Test, 3)]
+    );
 }
 
 #[test]
@@ -63,7 +66,11 @@ fn everything_wrong_with_a_celeb_folder_is_listed_in_a_fixed_order() {
     let mapping = root.join("CelebA-HQ-to-CelebA-mapping.txt");
     let text = fs::read_to_string(&mapping).unwrap();
     fs::write(&mapping, text.replace("5        994      000995.jpg", "5 000995.jpg")).unwrap();
-    fs::write(root.join("list_eval_partition.txt"), format!("{}x.jpg 9\n", fs::read_to_string(root.join("list_eval_partition.txt")).unwrap())).unwrap();
+    fs::write(
+        root.join("list_eval_partition.txt"),
+        format!("{}x.jpg 9\n", fs::read_to_string(root.join("list_eval_partition.txt")).unwrap()),
+    )
+    .unwrap();
     fs::write(root.join("CelebA-HQ-img/2.jpg"), "").unwrap();
     fs::remove_file(root.join("CelebA-HQ-img/8.jpg")).unwrap();
     let masks = root.join("CelebAMask-HQ-mask-anno");
@@ -90,9 +97,14 @@ fn everything_wrong_with_a_celeb_folder_is_listed_in_a_fixed_order() {
     for (file, word) in expected {
         assert!(found.iter().any(|problem| problem.starts_with(file) && problem.contains(word)), "{file}: {found:#?}");
     }
-    let order: Vec<usize> = expected[..7].iter().map(|(file, _)| found.iter().position(|p| p.starts_with(file)).unwrap()).collect();
+    let order: Vec<usize> =
+        expected[..7].iter().map(|(file, _)| found.iter().position(|p| p.starts_with(file)).unwrap()).collect();
     assert!(order.is_sorted(), "{found:#?}");
-    for word in ["nose.png: the name is not", "1/00003_skin.png: masks of image 3 belong in folder 0", "02222_skin.png: a mask of image 2222"] {
+    for word in [
+        "nose.png: the name is not",
+        "1/00003_skin.png: masks of image 3 belong in folder 0",
+        "02222_skin.png: a mask of image 2222",
+    ] {
         assert!(found.iter().any(|problem| problem.contains(word)), "{word}: {found:#?}");
     }
     let masks_of_8 = found.iter().filter(|problem| problem.contains("/00008_")).count();
@@ -126,7 +138,11 @@ fn everything_wrong_with_lapa_and_helen_is_listed() {
 
     let root = synthetic::helen(&folder.path().join("h"));
     fs::remove_file(root.join("test/8_image.jpg")).unwrap();
-    fs::write(root.join("landmarks.txt"), fs::read_to_string(root.join("landmarks.txt")).unwrap().replacen(" 9\n", " nine\n", 1)).unwrap();
+    fs::write(
+        root.join("landmarks.txt"),
+        fs::read_to_string(root.join("landmarks.txt")).unwrap().replacen(" 9\n", " nine\n", 1),
+    )
+    .unwrap();
     let found = problems(&check(Variant::Helen, &root, 2), &root);
     assert_eq!(found.len(), 2, "{found:#?}");
     assert!(found[0].starts_with("landmarks.txt: no line for `9`"));

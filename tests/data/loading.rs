@@ -73,7 +73,8 @@ fn samples_depend_on_seed_epoch_and_index_alone() {
         assert!(other_epoch[place].1 != usual[place].1 && other_seed[place].1 != usual[place].1);
     }
     // The drawn angle moves the landmarks of one image differently from epoch to epoch.
-    let eyes: HashSet<[u32; 2]> = (0..20).map(|epoch| of(options(&dataset), epoch, &[0])[0].3[0].map(f32::to_bits)).collect();
+    let eyes: HashSet<[u32; 2]> =
+        (0..20).map(|epoch| of(options(&dataset), epoch, &[0])[0].3[0].map(f32::to_bits)).collect();
     assert_eq!(eyes.len(), 20);
 }
 

@@ -124,7 +124,10 @@ fn what_an_affine_map_does_to_labels_it_does_to_landmarks() {
                 .collect();
             let expected = affine.point([x as f64 + 0.5, y as f64 + 0.5], width, height);
             if found.is_empty() {
-                assert!(expected[0] < 3.0 || expected[0] > 57.0 || expected[1] < 3.0 || expected[1] > 47.0, "{affine:?}");
+                assert!(
+                    expected[0] < 3.0 || expected[0] > 57.0 || expected[1] < 3.0 || expected[1] > 47.0,
+                    "{affine:?}"
+                );
                 continue;
             }
             for axis in 0..2 {

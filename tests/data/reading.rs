@@ -135,7 +135,13 @@ fn label_maps_may_be_indexed_or_grey_in_colours() {
     let path = root.join("val/labels/005_0.png");
     let labels = face.eleven();
     let read = || open(Variant::Lapa, &root, Split::Val).read(0).unwrap().labels.labels;
-    write_png(&path, png::ColorType::Rgb, face.width, face.height, &labels.iter().flat_map(|&v| [v; 3]).collect::<Vec<_>>());
+    write_png(
+        &path,
+        png::ColorType::Rgb,
+        face.width,
+        face.height,
+        &labels.iter().flat_map(|&v| [v; 3]).collect::<Vec<_>>(),
+    );
     assert!(read() == labels);
     // Four bits per pixel, the palette of no meaning.
     let mut encoder = png::Encoder::new(fs::File::create(&path).unwrap(), face.width as u32, face.height as u32);

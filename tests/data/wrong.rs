@@ -72,7 +72,11 @@ fn celebamask_hq() {
         Variant::Celeb,
         synthetic::celeb,
         vec![
-            ("no mapping", remove("CelebA-HQ-to-CelebA-mapping.txt"), &["mapping.txt: not found", "list_eval_partition.txt"]),
+            (
+                "no mapping",
+                remove("CelebA-HQ-to-CelebA-mapping.txt"),
+                &["mapping.txt: not found", "list_eval_partition.txt"],
+            ),
             ("no partition", remove("list_eval_partition.txt"), &["list_eval_partition.txt: not found"]),
             ("no images", remove("CelebA-HQ-img"), &["CelebA-HQ-img: not found, or not a folder"]),
             ("no masks", remove("CelebAMask-HQ-mask-anno"), &["mask-anno: not found, or not a folder"]),
@@ -111,7 +115,11 @@ fn celebamask_hq() {
                 edit("list_eval_partition.txt", "000998.jpg 0", "000997.jpg 0"),
                 &["partition.txt, line 9:", "000997.jpg is listed a second time"],
             ),
-            ("an empty split", write("list_eval_partition.txt", "000998.jpg 1\n"), &["partition.txt: the train split of celeb has no image"]),
+            (
+                "an empty split",
+                write("list_eval_partition.txt", "000998.jpg 1\n"),
+                &["partition.txt: the train split of celeb has no image"],
+            ),
             ("no photo", remove("CelebA-HQ-img/3.jpg"), &["3.jpg: cannot be read"]),
             ("half a photo", cut("CelebA-HQ-img/3.jpg"), &["3.jpg:", "PNG"]),
             ("no photo inside", write("CelebA-HQ-img/3.jpg", "hello"), &["3.jpg:", "hello"]),
@@ -121,7 +129,9 @@ fn celebamask_hq() {
             ("an empty mask", write(mask, ""), &["00003_skin.png:", "0 bytes"]),
             (
                 "masks of two sizes",
-                Box::new(move |root| write_grey(&root.join("CelebAMask-HQ-mask-anno/0/00003_hair.png"), 24, 24, &[255; 576])),
+                Box::new(move |root| {
+                    write_grey(&root.join("CelebAMask-HQ-mask-anno/0/00003_hair.png"), 24, 24, &[255; 576])
+                }),
                 &["00003_hair.png: 24x24", "48x48", "one size"],
             ),
             (
@@ -147,7 +157,9 @@ fn lapa() {
     let labels = "train/labels/002_0.png";
     let landmarks = "train/landmarks/002_0.txt";
     let of = |values: fn(usize) -> u8, width: usize, height: usize| -> Break {
-        Box::new(move |root| write_grey(&root.join(labels), width, height, &(0..width * height).map(values).collect::<Vec<_>>()))
+        Box::new(move |root| {
+            write_grey(&root.join(labels), width, height, &(0..width * height).map(values).collect::<Vec<_>>())
+        })
     };
     each(
         Variant::Lapa,
@@ -168,7 +180,11 @@ fn lapa() {
             (
                 "labels out of range",
                 of(|i| [3, 11, 254, 255][i % 4], 80, 80),
-                &["002_0.png: labels out of range: 11 (1600 pixels), 254 (1600 pixels), the first at pixel (1, 0)", "0 to 10", "255"],
+                &[
+                    "002_0.png: labels out of range: 11 (1600 pixels), 254 (1600 pixels), the first at pixel (1, 0)",
+                    "0 to 10",
+                    "255",
+                ],
             ),
             (
                 "a picture as labels",
@@ -187,24 +203,33 @@ fn lapa() {
             ),
             ("no landmarks", remove(landmarks), &["002_0.txt: cannot be read"]),
             ("an empty landmarks file", write(landmarks, " \n"), &["002_0.txt: no landmarks; expected 106"]),
-            ("landmarks of another number", edit(landmarks, "106\n", "98\n"), &["002_0.txt: it begins with `98`", "106"]),
+            (
+                "landmarks of another number",
+                edit(landmarks, "106\n", "98\n"),
+                &["002_0.txt: it begins with `98`", "106"],
+            ),
             ("too few landmarks", write(landmarks, "106\n1 2\n3 4\n"), &["002_0.txt: 4 coordinates", "212"]),
             (
                 "landmarks of words",
                 Box::new(move |root| {
                     let text = format!("106\n{}", "5 5\n".repeat(106));
-                    fs::write(root.join(landmarks), text.replacen("5 5", "5 five", 3).replacen("five", "5", 2)).unwrap();
+                    fs::write(root.join(landmarks), text.replacen("5 5", "5 five", 3).replacen("five", "5", 2))
+                        .unwrap();
                 }),
                 &["002_0.txt, line 4: `five` is no coordinate"],
             ),
             (
                 "landmarks without a number",
-                Box::new(move |root| fs::write(root.join(landmarks), format!("106\n{}NaN 5\n", "5 5\n".repeat(105))).unwrap()),
+                Box::new(move |root| {
+                    fs::write(root.join(landmarks), format!("106\n{}NaN 5\n", "5 5\n".repeat(105))).unwrap()
+                }),
                 &["002_0.txt, line 107: `NaN`"],
             ),
             (
                 "landmarks far outside",
-                Box::new(move |root| fs::write(root.join(landmarks), format!("106\n{}5 900\n", "5 5\n".repeat(105))).unwrap()),
+                Box::new(move |root| {
+                    fs::write(root.join(landmarks), format!("106\n{}5 900\n", "5 5\n".repeat(105))).unwrap()
+                }),
                 &["002_0.txt: landmark 105 of `002_0` is (5, 900)", "80x80"],
             ),
             (
@@ -264,7 +289,9 @@ fn helen() {
             ),
             (
                 "labels out of range",
-                Box::new(|root| write_png(&root.join("train/2_label.png"), png::ColorType::Grayscale, 90, 88, &[77; 7920])),
+                Box::new(|root| {
+                    write_png(&root.join("train/2_label.png"), png::ColorType::Grayscale, 90, 88, &[77; 7920])
+                }),
                 &["2_label.png: labels out of range: 77 (7920 pixels)"],
             ),
         ],

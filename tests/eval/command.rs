@@ -106,13 +106,20 @@ fn compare(report: &Value, variant: Variant, truths: &[Vec<u8>], predictions: &[
     same("mean F1", &report["mean_f1"], f1[1..].iter().sum::<f64>() / (f1.len() - 1) as f64);
     let present: Vec<f64> = f1[1..].iter().copied().filter(|f1| !f1.is_nan()).collect();
     same("mean F1 of present", &report["mean_f1_of_present"], present.iter().sum::<f64>() / present.len() as f64);
-    let counted: u64 = report["confusion"].as_array().unwrap().iter().flat_map(|row| row.as_array().unwrap()).map(|n| n.as_u64().unwrap()).sum();
+    let counted: u64 = report["confusion"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|row| row.as_array().unwrap())
+        .map(|n| n.as_u64().unwrap())
+        .sum();
     assert_eq!(counted, truths.iter().flatten().filter(|&&label| label != 255).count() as u64);
 }
 
 fn parser(variant: Variant) -> Parser {
     let name = format!("random:mobilenet/{variant}");
-    let request = Request { model: Some(&name), size: Some([SIDE; 2]), precision: Some(Precision::F32), ..Request::default() };
+    let request =
+        Request { model: Some(&name), size: Some([SIDE; 2]), precision: Some(Precision::F32), ..Request::default() };
     let parser = Parser::open(&request, Target::Cpu, 1).unwrap();
     assert_eq!(parser.model(), ModelSpec { backbone: Backbone::MobileNet, variant });
     parser
@@ -223,7 +230,8 @@ fn helen_has_merged_scores_and_a_network_of_the_same_classes_may_be_scored_on_it
         let run = eval(variant, &root, &out, &[&["--split", "test", "--worst", "2"], more].concat());
         assert!(run.status.success(), "{}", stderr(&run));
         let report = json(&out);
-        let names: Vec<&str> = report["merged"].as_array().unwrap().iter().map(|g| g["name"].as_str().unwrap()).collect();
+        let names: Vec<&str> =
+            report["merged"].as_array().unwrap().iter().map(|g| g["name"].as_str().unwrap()).collect();
         assert_eq!(names, ["eyes", "brows", "mouth", "overall"]);
         assert_eq!((&report["variant"], &report["dataset"]), (&variant.into(), &"helen".into()));
         assert_eq!(report["worst"].as_array().unwrap().len(), 2);
@@ -255,7 +263,13 @@ fn pictures_are_written_and_sizes_that_are_no_multiple_of_four_work() {
     assert!(run.status.success(), "{}", stderr(&run));
     let report = json(&out);
     assert_eq!(report["size"], serde_json::json!([45, 50]));
-    let counted: u64 = report["confusion"].as_array().unwrap().iter().flat_map(|row| row.as_array().unwrap()).map(|n| n.as_u64().unwrap()).sum();
+    let counted: u64 = report["confusion"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|row| row.as_array().unwrap())
+        .map(|n| n.as_u64().unwrap())
+        .sum();
     let dataset = Dataset::open(Variant::Lapa, &root, Split::Test).unwrap();
     assert!(counted <= 45 * 50 * 3 && counted > 45 * 50 * 3 - 30, "{counted} pixels of {}", dataset.len());
     for (name, least) in [("confusion.png", 11 * 40), ("worst.png", 4 * 45)] {

@@ -11,8 +11,25 @@ use std::path::Path;
 
 /// Names of the published evaluation, in the order of classes.
 const CELEB: [&str; 19] = [
-    "background", "neck", "skin", "cloth", "l_ear", "r_ear", "l_brow", "r_brow", "l_eye", "r_eye", "nose", "mouth", "l_lip",
-    "u_lip", "hair", "eye_g", "hat", "ear_r", "neck_l",
+    "background",
+    "neck",
+    "skin",
+    "cloth",
+    "l_ear",
+    "r_ear",
+    "l_brow",
+    "r_brow",
+    "l_eye",
+    "r_eye",
+    "nose",
+    "mouth",
+    "l_lip",
+    "u_lip",
+    "hair",
+    "eye_g",
+    "hat",
+    "ear_r",
+    "neck_l",
 ];
 const LAPA: [&str; 11] = ["background", "face_lr_rr", "lb", "rb", "le", "re", "nose", "ul", "im", "ll", "hair"];
 const HELEN: [&str; 11] = ["bg", "face", "lb", "rb", "le", "re", "nose", "ulip", "imouth", "llip", "hair"];
@@ -27,7 +44,8 @@ fn confusion(variant: Variant) -> (Confusion, Vec<u8>, Vec<u8>) {
     let (mut all, mut predictions) = (Confusion::new(classes), Vec::new());
     for image in 0..shape[0] {
         let planes = &logits[image * classes * pixels..][..classes * pixels];
-        let rows: Vec<f32> = (0..pixels).flat_map(|pixel| (0..classes).map(move |c| planes[c * pixels + pixel])).collect();
+        let rows: Vec<f32> =
+            (0..pixels).flat_map(|pixel| (0..classes).map(move |c| planes[c * pixels + pixel])).collect();
         let mut labels = vec![0; pixels];
         argmax_labels(&mut ctx, &rows, classes, &mut labels);
         let mut one = Confusion::new(classes);
@@ -73,7 +91,8 @@ fn scores_are_the_published_ones_to_the_last_digits() {
         close("mean IoU", scores.mean_iou, next("Mean IU"));
 
         let merged = scores.merged.iter().map(|group| (group.name, group.f1));
-        let ours: Vec<(&str, f64)> = names.iter().copied().zip(scores.classes.iter().map(|class| class.f1)).chain(merged).collect();
+        let ours: Vec<(&str, f64)> =
+            names.iter().copied().zip(scores.classes.iter().map(|class| class.f1)).chain(merged).collect();
         // The published code prints them in this order, the mean last.
         assert_eq!(ours.len() + 1, f1s.len());
         assert_eq!(scores.merged.is_empty(), variant != Variant::Helen);
@@ -115,11 +134,12 @@ fn a_class_that_occurs_nowhere_makes_the_mean_unknown_but_not_that_of_the_others
     let expected = (1.0 + 2.0 / 3.0 + 0.0) / 3.0;
     assert!((scores.mean_f1_of_present - expected).abs() < 1e-15);
     assert!(scores.classes[9].f1.is_nan() && scores.classes[9].iou == 0.0 && scores.classes[9].accuracy == 0.0);
-    assert!((scores.mean_iou - (0.5 * 2.0 / 3.0 * 1.5 - 0.5 + 1.0 + 0.5) / 11.0).abs() < 0.1);
+    // (1/3 + 1 + 1/2) / 11.
+    assert!((scores.mean_iou - 1.0 / 6.0).abs() < 1e-15);
     assert!((scores.pixel_accuracy - 4.0 / 6.0).abs() < 1e-15);
     assert!(serde_json::to_value(&scores).unwrap()["mean_f1"].is_null());
     let mut table = Vec::new();
     scores.write_table(&mut table).unwrap();
     let table = String::from_utf8(table).unwrap();
-    assert!(table.contains("neither in truth nor in prediction: rightbro, ") || table.contains("neither in truth nor in prediction: lefteye, "), "{table}");
+    assert!(table.contains("neither in truth nor in prediction: lefteye, righteye, "), "{table}");
 }
