@@ -7,7 +7,7 @@ use std::io::{self, Write};
 /// Width of a character's cell at scale 1, its gap included.
 pub const CHARACTER_WIDTH: usize = 6;
 
-/// Height of a character at scale 1.
+/// Height of a character above its line at scale 1; g, j, p, q and y go two dots below.
 pub const CHARACTER_HEIGHT: usize = 7;
 
 /// An RGB8 picture to draw on. What lies outside of it is not drawn.

@@ -62,12 +62,17 @@ pub fn evaluate(
     loader_threads: usize,
     progress: &(dyn Fn(usize) + Sync),
 ) -> Result<Evaluation, Error> {
-    let (model, threads, isa) = (parser.model(), parser.threads(), parser.isa());
+    let (model, isa) = (parser.model(), parser.isa());
     assert!(same_classes(model.variant, dataset.variant()), "{} on {}", model.variant, dataset.variant());
     let [batch, height, width] = parser.input_shape();
-    let others: Vec<CpuEngine> = match parser.engine() {
-        Engine::Cpu(engine) => (1..engines).map(|_| engine.another(threads)).collect::<Result<_, _>>()?,
-        Engine::Cuda(_) => Vec::new(),
+    // A device leaves the CPU to what follows the network.
+    let own_threads = parser.threads();
+    let (threads, others) = match parser.engine() {
+        Engine::Cpu(engine) => {
+            let others = (1..engines).map(|_| engine.another(own_threads));
+            (own_threads, others.collect::<Result<Vec<CpuEngine>, _>>()?)
+        }
+        Engine::Cuda(_) => (loader_threads, Vec::new()),
     };
     let options = LoaderOptions {
         preparation: Preparation::plain(model.variant, (width, height)),

@@ -1,5 +1,7 @@
 //! What the published loaders made of the same inputs.
 
+#![allow(dead_code)]
+
 use safetensors::{Dtype, SafeTensors};
 use std::path::Path;
 
