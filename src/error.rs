@@ -21,7 +21,7 @@ pub enum Error {
     #[error(transparent)]
     Tensors(#[from] TensorsError),
     /// A folder that was checked, whose problems are listed already.
-    #[error("{count} problems, listed above")]
+    #[error("{count} {} listed above", if *count == 1 { "problem is" } else { "problems are" })]
     Problems {
         /// How many.
         count: usize,

@@ -164,7 +164,7 @@ fn the_command_prints_a_table_and_its_exit_code_says_whether_all_is_well() {
     let run = segface(&[&"check", &root, &"--dataset", &"celebamask_hq", &"--threads", &"2"]);
     assert_eq!(run.status.code(), Some(1));
     assert!(stdout(&run).contains("6.jpg: the file is empty"), "{}", stdout(&run));
-    assert!(String::from_utf8_lossy(&run.stderr).contains("1 problem"), "{run:?}");
+    assert!(String::from_utf8_lossy(&run.stderr).contains("1 problem is listed above"), "{run:?}");
     let run = segface(&[&"check", &folder.path().join("CelebA-HQ-img")]);
     assert_eq!(run.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&run.stderr).contains("--dataset"), "{run:?}");
