@@ -23,8 +23,11 @@ fn all(dataset: &Arc<Dataset>, options: LoaderOptions, epoch: u64, indices: &[us
     batches.collect::<Result<_, _>>().unwrap()
 }
 
+/// Which sample, its image, labels and points.
+type Placed = (usize, Vec<f32>, Vec<u8>, [[f32; 2]; 5]);
+
 /// Samples one by one, each as a function of its place.
-fn samples(batches: &[Batch]) -> Vec<(usize, Vec<f32>, Vec<u8>, [[f32; 2]; 5])> {
+fn samples(batches: &[Batch]) -> Vec<Placed> {
     let mut samples = Vec::new();
     for batch in batches {
         assert_eq!(batch.images.len(), batch.len() * SIDE * SIDE * 3);

@@ -67,7 +67,7 @@ impl Face {
                     && !oval(-0.35, -0.2, 0.2, 0.13)
             }
             16 => self.number % 3 == 2 && bar(0.0, -1.1, 0.9, 0.25),
-            17 => self.number % 2 == 0 && oval(0.9, 0.32, 0.09, 0.09),
+            17 => self.number.is_multiple_of(2) && oval(0.9, 0.32, 0.09, 0.09),
             _ => self.number % 2 == 1 && bar(0.0, 1.1, 0.4, 0.06),
         }
     }
