@@ -1,6 +1,6 @@
 //! The crate's error.
 
-use crate::{engine::EngineError, image::ImageError, tensors::TensorsError, weights::WeightsError};
+use crate::{data::DataError, engine::EngineError, image::ImageError, tensors::TensorsError, weights::WeightsError};
 
 /// Why a command could not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -11,12 +11,34 @@ pub enum Error {
     /// A photo, or what comes with it, could not be used, or a result could not be written.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// A folder of labelled faces, or a file of it, could not be used.
+    #[error(transparent)]
+    Data(#[from] DataError),
     /// A network could not be compiled, loaded or run.
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// A tensor file could not be used or written.
     #[error(transparent)]
     Tensors(#[from] TensorsError),
+    /// A folder that was checked, whose problems are listed already.
+    #[error("{count} {} listed above", if *count == 1 { "problem is" } else { "problems are" })]
+    Problems {
+        /// How many.
+        count: usize,
+    },
+    /// A network and data of other classes.
+    #[error(
+        "a {network} network ({} classes) cannot be scored on {dataset} ({} classes): give weights trained on {dataset}, or --dataset \
+         and --data that suit",
+        network.classes().len(),
+        dataset.classes().len()
+    )]
+    OtherClasses {
+        /// The network's label set.
+        network: crate::Variant,
+        /// The data's.
+        dataset: crate::Variant,
+    },
     /// The operating system refused.
     #[error("cannot {action}")]
     Io {

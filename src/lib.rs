@@ -1,7 +1,10 @@
 //! SegFace face parsing as a compiler.
 
+pub mod data;
+pub mod drawing;
 pub mod engine;
 mod error;
+pub mod eval;
 pub mod files;
 pub mod image;
 pub mod labellers;

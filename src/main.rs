@@ -16,6 +16,8 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Parse(commands::parse::ParseArgs),
+    Eval(commands::eval::EvalArgs),
+    Data(commands::data::DataArgs),
     Logits(commands::logits::LogitsArgs),
     Compile(commands::compile::CompileArgs),
     Explain(commands::explain::ExplainArgs),
@@ -32,6 +34,8 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(log).with_writer(std::io::stderr).init();
     let done = match Cli::parse().command {
         Command::Parse(args) => commands::parse::run(args),
+        Command::Eval(args) => commands::eval::run(args),
+        Command::Data(args) => commands::data::run(args),
         Command::Logits(args) => commands::logits::run(args),
         Command::Compile(args) => commands::compile::run(args),
         Command::Explain(args) => commands::explain::run(args),

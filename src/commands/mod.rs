@@ -2,8 +2,10 @@
 
 pub(crate) mod compile;
 pub(crate) mod convert;
+pub(crate) mod data;
 pub(crate) mod doctor;
 pub(crate) mod download;
+pub(crate) mod eval;
 pub(crate) mod explain;
 pub(crate) mod inspect;
 pub(crate) mod logits;

@@ -55,6 +55,14 @@ impl CpuEngine {
         Ok(Self { plan, context, arena })
     }
 
+    /// Another engine for the same plan, whose constants both share, with memory and `threads` threads of its own.
+    ///
+    /// # Errors
+    /// As [`CpuEngine::new`].
+    pub fn another(&self, threads: usize) -> Result<Self, EngineError> {
+        Self::new(Arc::clone(&self.plan), threads, self.isa())
+    }
+
     /// The plan.
     pub fn plan(&self) -> &Plan {
         &self.plan
