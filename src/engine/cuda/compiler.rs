@@ -215,8 +215,8 @@ impl Compiler {
     }
 }
 
-/// The newest CUDA version whose PTX the driver knows.
-fn driver_version() -> (i32, i32) {
+/// The newest CUDA version whose PTX the driver knows, once a device was opened.
+pub fn driver_version() -> (i32, i32) {
     let mut version: c_int = 0;
     // SAFETY: points to an integer; a device was opened, so the driver is loaded.
     unsafe { cudarc::driver::sys::cuDriverGetVersion(&mut version) };

@@ -1,5 +1,9 @@
 //! Runs a program on a card: one arena, one stream, one graph of launches.
 
+mod timing;
+
+pub use timing::Launching;
+
 use super::{Compiler, CudaError, CudaFile, Device, Image, PhotoKernels, PhotoLabels};
 use crate::engine::EngineError;
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUresult, CUstreamCaptureMode};

@@ -10,9 +10,9 @@ mod error;
 mod file;
 mod photo;
 
-pub use compiler::{Compiler, Image, Resources};
+pub use compiler::{Compiler, Image, Resources, driver_version};
 pub use device::{Device, devices};
-pub use engine::CudaEngine;
+pub use engine::{CudaEngine, Launching};
 pub use error::CudaError;
 pub use file::CudaFile;
 pub use photo::{PhotoKernels, PhotoLabels};
