@@ -186,9 +186,19 @@ class Child:
         return None if code == 0 else f"ended with {code}: {' | '.join(self.errors[-3:])}"
 
 
+def room():
+    """How many networks the device's memory holds beside ours: 6 GB each."""
+    try:
+        query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+        said = subprocess.run(query, capture_output=True, text=True, timeout=20).stdout
+        return max(1, int(said.split()[0]) // 6000)
+    except (OSError, ValueError, IndexError, subprocess.TimeoutExpired):
+        return 4
+
+
 def parent(args):
     networks = args.networks.split(",")
-    workers = args.workers or max(1, min(len(networks), (os.cpu_count() or 1) // 2))
+    workers = args.workers or max(1, min(len(networks), (os.cpu_count() or 1) // 2, room()))
     go, said = threading.Event(), []
     threading.Thread(target=lambda: (said.append(sys.stdin.readline()), go.set()), daemon=True).start()
     waves = [networks[i : i + workers] for i in range(0, len(networks), workers)]

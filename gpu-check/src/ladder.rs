@@ -76,8 +76,18 @@ pub fn problems(scale: Scale) -> Vec<Problem> {
             Op::WindowCore(core),
             TWO,
         ),
-        problem("mlp fusion", format!("{batch} × {base}×{base}, widths {base}–{} → 256", 8 * base), Op::MlpFusion(fusion), TWO),
-        problem("image pass", format!("{batch} × {}×{}, 19 tokens, both ways", input[0], input[1]), Op::ImagePass(pass), TWO),
+        problem(
+            "mlp fusion",
+            format!("{batch} × {base}×{base}, widths {base}–{} → 256", 8 * base),
+            Op::MlpFusion(fusion),
+            TWO,
+        ),
+        problem(
+            "image pass",
+            format!("{batch} × {}×{}, 19 tokens, both ways", input[0], input[1]),
+            Op::ImagePass(pass),
+            TWO,
+        ),
     ]
 }
 
@@ -196,9 +206,8 @@ mod tests {
                 let required = Graph::required_operands(&problem.op).expect("a sane operator");
                 let numbers: Vec<Vec<f32>> = required.iter().map(|(slot, len)| numbers(*slot, *len)).collect();
                 let shapes: Vec<[usize; 1]> = required.iter().map(|(_, len)| [*len]).collect();
-                let operands: Vec<_> = (0..required.len())
-                    .map(|i| (required[i].0, &shapes[i][..], &numbers[i][..]))
-                    .collect();
+                let operands: Vec<_> =
+                    (0..required.len()).map(|i| (required[i].0, &shapes[i][..], &numbers[i][..])).collect();
                 let graph = Graph::single(problem.op.clone(), &operands, Precision::Bf16.dtype()).expect("a graph");
                 let model = ModelSpec { backbone: Backbone::MobileNet, variant: Variant::Celeb };
                 let program = compile_rung(model, Precision::Bf16, graph, rung);

@@ -55,7 +55,13 @@ pub fn on_device(
     let jobs: Vec<Job> = precisions
         .iter()
         .flat_map(|&precision| Backbone::ALL.map(|backbone| (precision, backbone)))
-        .map(|(precision, backbone)| Job { backbone, precision, batches: vec![batch], size, outputs: vec![Output::Logits] })
+        .map(|(precision, backbone)| Job {
+            backbone,
+            precision,
+            batches: vec![batch],
+            size,
+            outputs: vec![Output::Logits],
+        })
         .collect();
     fs::create_dir_all(folder)?;
     let numbers = input(batch, size);

@@ -4,9 +4,9 @@ use crate::ladder::runs_for;
 use crate::networks::{Job, each, input};
 use crate::{Failure, emit, kernels, machine, median};
 use segface::engine::cuda::{Device, Launching};
+use segface_codegen::Backbone;
 use segface_codegen::ir::Output;
 use segface_codegen::plan::Precision;
-use segface_codegen::Backbone;
 use serde::Serialize;
 use std::time::{Duration, Instant};
 
@@ -73,7 +73,8 @@ pub fn run(device: &Device, options: &Options) -> Result<(), Failure> {
             outputs: vec![Output::Labels],
         })
         .collect();
-    let mut left: Vec<(usize, usize)> = (0..jobs.len()).flat_map(|job| options.batches.iter().map(move |&batch| (job, batch))).collect();
+    let mut left: Vec<(usize, usize)> =
+        (0..jobs.len()).flat_map(|job| options.batches.iter().map(move |&batch| (job, batch))).collect();
     let missing = |job: &Job, batch, reason: String| Missing {
         record: "speed-missing",
         network: job.backbone.name(),

@@ -4,6 +4,7 @@ mod archive;
 mod deps;
 mod error;
 mod fixtures;
+mod gpu_check;
 mod libraries;
 mod ptxvm;
 mod scope;
@@ -49,6 +50,7 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    GpuCheck(gpu_check::Options),
     /// Write the generated fixtures anew (Python 3 with venv and pip) and list what changed.
     Fixtures,
 }
@@ -78,6 +80,7 @@ fn run(task: Task) -> Result<(), Error> {
         }
         Task::Ci => steps::ci(),
         Task::Bench { arguments } => steps::bench(&arguments),
+        Task::GpuCheck(options) => gpu_check::check(options),
         Task::Fixtures => fixtures::make(),
     }
 }

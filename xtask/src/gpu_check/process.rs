@@ -96,6 +96,16 @@ impl Running {
         }
     }
 
+    /// Stops it and everything it started until [`Running::resume`].
+    pub(super) fn pause(&self) {
+        self.signal("-STOP");
+    }
+
+    /// Lets it go on.
+    pub(super) fn resume(&self) {
+        self.signal("-CONT");
+    }
+
     /// Waits for its end, at most `limit` from now.
     pub(super) fn finish(mut self, limit: Duration) -> Outcome {
         let begin = Instant::now();
@@ -117,12 +127,16 @@ impl Running {
         Outcome { end, lines: self.lines.iter().collect(), errors }
     }
 
-    fn kill(&mut self) {
-        #[cfg(unix)]
-        {
+    /// Sends a signal to its group, where there are such.
+    fn signal(&self, signal: &str) {
+        if cfg!(unix) {
             let group = format!("-{}", self.child.id());
-            let _ = Command::new("kill").args(["-KILL", "--", &group]).stderr(Stdio::null()).status();
+            let _ = Command::new("kill").args([signal, "--", &group]).stderr(Stdio::null()).status();
         }
+    }
+
+    fn kill(&mut self) {
+        self.signal("-KILL");
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -176,6 +190,16 @@ mod tests {
     fn a_program_that_is_not_there_is_a_failure() {
         let outcome = run(&mut Command::new("xtask-test-no-such-program"), Duration::from_secs(1));
         assert!(outcome.problem().expect("it failed").contains("cannot be started"));
+    }
+
+    #[test]
+    fn a_paused_program_goes_on_when_it_is_resumed() {
+        let running = start(shell("sleep 0.1; echo went on").stdin(Stdio::null())).expect("a shell");
+        running.pause();
+        thread::sleep(Duration::from_millis(400));
+        assert!(running.lines.try_recv().is_err(), "it said something while it was stopped");
+        running.resume();
+        assert_eq!(running.finish(Duration::from_secs(20)).lines, ["went on"]);
     }
 
     #[test]

@@ -105,7 +105,14 @@ impl Report {
     }
 
     /// Notes that a phase, begun at `begin`, is over.
-    pub(super) fn close(&mut self, name: &str, begin: Instant, limit: Duration, status: Status, note: impl Into<String>) {
+    pub(super) fn close(
+        &mut self,
+        name: &str,
+        begin: Instant,
+        limit: Duration,
+        status: Status,
+        note: impl Into<String>,
+    ) {
         let (seconds, note) = (begin.elapsed().as_secs_f64(), note.into());
         let reason = status.reason().lines().next().unwrap_or("").to_owned();
         let more = [note.as_str(), &reason].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join("; ");
@@ -152,7 +159,10 @@ impl Report {
     /// `report.json`.
     pub(super) fn json(&self) -> Value {
         let tests = |tests: &Tests| -> Value {
-            tests.iter().map(|(name, test)| (name.clone(), json!({"result": test.result, "message": test.message}))).collect()
+            tests
+                .iter()
+                .map(|(name, test)| (name.clone(), json!({"result": test.result, "message": test.message})))
+                .collect()
         };
         let phase = |phase: &Phase| {
             json!({

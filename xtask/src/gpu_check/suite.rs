@@ -135,9 +135,12 @@ mod tests {
     #[test]
     fn programs_are_read_off_what_cargo_says() {
         let message = |name: &str, test: bool| {
-            format!(r#"{{"reason":"compiler-artifact","target":{{"name":"{name}"}},"profile":{{"test":{test}}},"executable":"/t/{name}-1"}}"#)
+            format!(
+                r#"{{"reason":"compiler-artifact","target":{{"name":"{name}"}},"profile":{{"test":{test}}},"executable":"/t/{name}-1"}}"#
+            )
         };
-        let messages = lines(&[message("cuda", true), message("xtask", false), "{}".into(), "no json".into()].join("\n"));
+        let messages =
+            lines(&[message("cuda", true), message("xtask", false), "{}".into(), "no json".into()].join("\n"));
         assert_eq!(programs(&messages), [("cuda".to_owned(), PathBuf::from("/t/cuda-1"))]);
     }
 
