@@ -41,7 +41,9 @@ def emit(**record):
 
 def worker(args):
     warnings.filterwarnings("ignore")
-    os.nice(5)
+    if args.device == "cuda":
+        # The tests that run at the same time have limits.
+        os.nice(5)
     # Inductor's own pool of compilers, shared by as many processes as there are networks.
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "2")
     import torch

@@ -6,6 +6,7 @@
 
 mod html;
 mod machine;
+mod measure;
 mod process;
 mod report;
 mod suite;
@@ -17,7 +18,7 @@ use crate::{
 };
 use clap::ValueEnum;
 use machine::PyTorch;
-use process::{Outcome, Running, run, start};
+use process::{Outcome, run};
 use report::{Report, Status};
 use serde_json::Value;
 use std::{
@@ -25,7 +26,7 @@ use std::{
     ffi::OsString,
     fs,
     path::PathBuf,
-    process::{Command, Stdio},
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -176,36 +177,6 @@ impl Check {
             [self.pytorch.as_ref().err(), self.nvrtc.as_ref().err()].into_iter().flatten().cloned().collect();
         let status = if missing.is_empty() { Status::Passed } else { Status::Failed(missing.join("\n")) };
         self.report.close("machine", begin, Duration::from_secs(120), status, "");
-    }
-
-    /// Lets PyTorch compile its networks while everything else goes on.
-    fn begin_torch(&mut self) -> Option<Running> {
-        let Ok(pytorch) = &self.pytorch else { return None };
-        if !self.is_dry() && pytorch.gpu.is_none() {
-            return None;
-        }
-        let mut command = self.python(pytorch, "speed.py");
-        if self.is_dry() {
-            // Python's side of torch.compile, without the minutes that its C++ compiler takes here.
-            command.args(["--device", "cpu", "--backend", "aot_eager", "--networks", "mobilenet,convnext_true_tiny"]);
-            command.args(["--precisions", "bf16", "--batches", "1", "--size", "64", "--once", "--workers", "1"]);
-            command.args(["--prepare-seconds", "300"]);
-        } else {
-            command.args(["--prepare-seconds", "230", "--seconds", "75"]);
-        }
-        match start(command.stdin(Stdio::piped())) {
-            Ok(running) => Some(running),
-            Err(outcome) => {
-                self.report.say(&outcome.problem().unwrap_or_default());
-                None
-            }
-        }
-    }
-
-    fn python(&self, pytorch: &PyTorch, script: &str) -> Command {
-        let mut command = Command::new(&pytorch.python);
-        command.arg(root().join("gpu-check/pytorch").join(script)).env("PYTHONDONTWRITEBYTECODE", "1");
-        command
     }
 
     /// cargo with the chosen profile, saying in JSON what it makes. Nothing is fetched.
@@ -461,88 +432,5 @@ impl Check {
         };
         let note = format!("{count} compared, {same} bit for bit the same");
         self.report.close("outputs of all networks on both", begin, limit, status, note);
-    }
-
-    /// A phase that is one run of the worker on the device.
-    fn measure(
-        &mut self,
-        name: &str,
-        seconds: f64,
-        reserve: f64,
-        kinds: [&str; 2],
-        arguments: impl FnOnce(u64) -> Vec<String>,
-    ) {
-        let (Some(worker), true) = (self.worker.clone(), self.capability.is_some()) else {
-            return self.report.skip(name, "there is no device, or the worker was not built");
-        };
-        let begin = Instant::now();
-        let limit = self.limit(seconds, reserve);
-        self.report.say(&format!("{name}: at most {:.0} s", limit.as_secs_f64()));
-        // It stops by itself a little before it would be stopped, and says what it did not reach.
-        let inner = (limit.as_secs_f64() * 0.85) as u64;
-        let outcome = run(Command::new(worker).args(arguments(inner)).envs(self.on_device()), limit);
-        let count = self.report.take(&outcome.lines, kinds[0]);
-        let missing = self.report.of(kinds[1]).count();
-        let status = match Status::of(&outcome) {
-            Status::Passed if missing > 0 => Status::Failed(format!("{missing} could not be measured")),
-            Status::Passed if count == 0 => Status::Failed("nothing was measured".into()),
-            status => status,
-        };
-        self.report.close(name, begin, limit, status, format!("{count} measured"));
-    }
-
-    /// Our networks' times.
-    fn speed(&mut self) {
-        let dry = self.is_dry();
-        self.measure("speed of segface", 110.0, 100.0, ["speed", "speed-missing"], |seconds| {
-            let mut arguments = vec!["speed".to_owned(), "--seconds".to_owned(), seconds.to_string()];
-            if dry {
-                let small = ["--size", "64", "--batches", "1,2", "--precisions", "bf16", "--once", "--networks"];
-                arguments.extend(small.map(str::to_owned));
-                arguments.push("mobilenet,convnext_true_tiny".into());
-            }
-            arguments
-        });
-    }
-
-    /// The rungs' times.
-    fn ladder(&mut self) {
-        let dry = self.is_dry();
-        self.measure("ladders", 25.0, 80.0, ["ladder", "ladder-missing"], |_| {
-            let mut arguments = vec!["ladder".to_owned()];
-            arguments.extend(dry.then(|| "--tiny".to_owned()));
-            arguments
-        });
-    }
-
-    /// PyTorch's times, and that its networks are the published ones.
-    fn torch(&mut self, running: Option<Running>) {
-        let name = "speed of PyTorch";
-        let Ok(pytorch) = self.pytorch.clone() else {
-            return self.report.skip(name, "there is no PyTorch");
-        };
-        let Some(mut running) = running else {
-            return self.report.skip(name, "PyTorch sees no GPU");
-        };
-        let begin = Instant::now();
-        let limit = self.limit(110.0, 25.0);
-        self.report.say(&format!("{name}: at most {:.0} s", limit.as_secs_f64()));
-        running.tell("measure");
-        let outcome = running.finish(limit);
-        let count = self.report.take(&outcome.lines, "torch");
-        let missing = self.report.of("torch-missing").count();
-        let status = match Status::of(&outcome) {
-            Status::Passed if count == 0 => Status::Failed("nothing was measured".into()),
-            Status::Passed if missing > 0 => Status::Failed(format!("{missing} could not be measured")),
-            status => status,
-        };
-        self.report.close(name, begin, limit, status, format!("{count} measured"));
-
-        let begin = Instant::now();
-        let limit = self.limit(60.0, 0.0);
-        let outcome = run(self.python(&pytorch, "parity.py").args(["mobilenet", "swin_base"]), limit);
-        let count = self.report.take(&outcome.lines, "torch-parity");
-        let note = format!("{count} stored outputs of the published network");
-        self.report.close("PyTorch's networks are the published ones", begin, limit, Status::of(&outcome), note);
     }
 }
