@@ -13,28 +13,30 @@ use std::{
 };
 
 impl Check {
-    /// Lets PyTorch compile its networks while everything else goes on.
-    pub(super) fn begin_torch(&mut self) -> Option<Running> {
-        let Ok(pytorch) = &self.pytorch else { return None };
+    /// Lets PyTorch compile its networks, and hold them against the published ones, while everything else goes on: the programs that
+    /// [`Check::torch`] waits for.
+    pub(super) fn begin_torch(&mut self) -> Vec<Running> {
+        let Ok(pytorch) = &self.pytorch else { return Vec::new() };
         if !self.is_dry() && pytorch.gpu.is_none() {
-            return None;
+            return Vec::new();
         }
-        let mut command = self.python(pytorch, "speed.py");
+        let mut speed = self.python(pytorch, "speed.py");
         if self.is_dry() {
             // Python's side of torch.compile, without the minutes that its C++ compiler takes here.
-            command.args(["--device", "cpu", "--backend", "aot_eager", "--networks", "mobilenet,convnext_true_tiny"]);
-            command.args(["--precisions", "bf16", "--batches", "1", "--size", "64", "--once", "--workers", "1"]);
-            command.args(["--prepare-seconds", "300"]);
+            speed.args(["--device", "cpu", "--backend", "aot_eager", "--networks", "mobilenet,convnext_true_tiny"]);
+            speed.args(["--precisions", "bf16", "--batches", "1", "--size", "64", "--once", "--workers", "1"]);
+            speed.args(["--prepare-seconds", "300"]);
         } else {
-            command.args(["--prepare-seconds", "230", "--seconds", "75"]);
+            speed.args(["--prepare-seconds", "230", "--seconds", "75"]);
         }
-        match start(command.stdin(Stdio::piped())) {
-            Ok(running) => Some(running),
-            Err(outcome) => {
-                self.report.say(&outcome.problem().unwrap_or_default());
-                None
-            }
-        }
+        let mut parity = self.python(pytorch, "parity.py");
+        parity.args(["mobilenet", "swin_base"]).stdin(Stdio::null());
+        let started: Result<Vec<Running>, _> =
+            [speed.stdin(Stdio::piped()), &mut parity].map(start).into_iter().collect();
+        started.unwrap_or_else(|outcome| {
+            self.report.say(&outcome.problem().unwrap_or_default());
+            Vec::new()
+        })
     }
 
     fn python(&self, pytorch: &PyTorch, script: &str) -> Command {
@@ -96,19 +98,21 @@ impl Check {
     }
 
     /// PyTorch's times, and that its networks are the published ones.
-    pub(super) fn torch(&mut self, running: Option<Running>) {
-        let name = "speed of PyTorch";
-        let Ok(pytorch) = self.pytorch.clone() else {
-            return self.report.skip(name, "there is no PyTorch");
+    pub(super) fn torch(&mut self, running: Vec<Running>) {
+        let names = ["speed of PyTorch", "PyTorch's networks are the published ones"];
+        let missing = match &self.pytorch {
+            Err(_) => "there is no PyTorch",
+            Ok(_) if self.is_dry() => "it could not be started",
+            Ok(_) => "PyTorch sees no GPU, or could not be started",
         };
-        let Some(mut running) = running else {
-            return self.report.skip(name, "PyTorch sees no GPU");
+        let Ok([mut speed, parity]) = <[Running; 2]>::try_from(running) else {
+            return names.into_iter().for_each(|name| self.report.skip(name, missing));
         };
         let begin = Instant::now();
-        let limit = self.limit(110.0, 25.0);
-        self.report.say(&format!("{name}: at most {:.0} s", limit.as_secs_f64()));
-        running.tell("measure");
-        let outcome = running.finish(limit);
+        let limit = self.limit(110.0, 10.0);
+        self.report.say(&format!("{}: at most {:.0} s", names[0], limit.as_secs_f64()));
+        speed.tell("measure");
+        let outcome = speed.finish(limit);
         let count = self.report.take(&outcome.lines, "torch");
         let missing = self.report.of("torch-missing").count();
         let status = match Status::of(&outcome) {
@@ -116,13 +120,16 @@ impl Check {
             Status::Passed if missing > 0 => Status::Failed(format!("{missing} could not be measured")),
             status => status,
         };
-        self.report.close(name, begin, limit, status, format!("{count} measured"));
+        self.report.close(names[0], begin, limit, status, format!("{count} measured"));
 
         let begin = Instant::now();
-        let limit = self.limit(60.0, 0.0);
-        let outcome = run(self.python(&pytorch, "parity.py").args(["mobilenet", "swin_base"]), limit);
+        let limit = self.limit(30.0, 0.0);
+        let outcome = parity.finish(limit);
         let count = self.report.take(&outcome.lines, "torch-parity");
-        let note = format!("{count} stored outputs of the published network");
-        self.report.close("PyTorch's networks are the published ones", begin, limit, Status::of(&outcome), note);
+        let status = match Status::of(&outcome) {
+            Status::Passed if count == 0 => Status::Failed("no stored output was found".into()),
+            status => status,
+        };
+        self.report.close(names[1], begin, limit, status, format!("{count} stored outputs of the published network"));
     }
 }

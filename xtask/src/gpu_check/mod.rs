@@ -18,7 +18,7 @@ use crate::{
 };
 use clap::ValueEnum;
 use machine::PyTorch;
-use process::{Outcome, run};
+use process::{Outcome, Running, run};
 use report::{Report, Status};
 use serde_json::Value;
 use std::{
@@ -118,14 +118,10 @@ pub(crate) fn check(options: Options) -> Result<(), Error> {
     check.device();
     check.suites_and_outputs();
     // What still compiles uses the device too, to choose between kernels: it must not while ours are timed.
-    if let Some(torch) = &torch {
-        torch.pause();
-    }
+    torch.iter().for_each(Running::pause);
     check.speed();
     check.ladder();
-    if let Some(torch) = &torch {
-        torch.resume();
-    }
+    torch.iter().for_each(Running::resume);
     check.torch(torch);
     let [json, html] = ["report.json", "report.html"].map(|name| check.out.join(name));
     let text = serde_json::to_string_pretty(&check.report.json()).expect("a report is text and numbers");
@@ -231,7 +227,7 @@ impl Check {
                 command.args(suite::PROGRAMS.iter().flat_map(|(name, _)| ["--test", name]));
                 let outcome = run(command.envs(environment), limit);
                 self.tests = suite::programs(&outcome.lines);
-                self.report.close("build the tests", begin, limit, Status::of(&outcome), format!("libtorch {words}"));
+                self.report.close("build the tests", begin, limit, Status::of(&outcome), words);
             }
             Err(reason) => self.report.skip("build the tests", &reason),
         }
@@ -306,6 +302,8 @@ impl Check {
         let searched = self.ptxvm.iter().chain(self.nvrtc.as_ref().ok()).cloned().chain(env::split_paths(&before));
         environment.push(("LD_LIBRARY_PATH".into(), env::join_paths(searched).unwrap_or(before)));
         environment.push(("PTXVM_LOG".into(), "off".into()));
+        // What the user hides of the real devices hides none of these.
+        environment.push(("CUDA_VISIBLE_DEVICES".into(), "0,1,2".into()));
         environment.push(("PTXVM_DEVICE".into(), machine::like(self.capability.as_deref().unwrap_or("9.0")).into()));
         // A driver as new as the compiler is given PTX, which is what ptxvm runs.
         if let Some(version) = &self.nvrtc_version {
