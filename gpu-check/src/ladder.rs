@@ -120,7 +120,7 @@ impl Problem {
             .zip(&numbers)
             .map(|(((slot, _), shape), numbers)| (*slot, &shape[..], &numbers[..]))
             .collect();
-        let graph = Graph::single(self.op.clone(), &operands, precision.dtype())?;
+        let graph = Graph::single(self.op, &operands, precision.dtype())?;
         let flops = graph.nodes.iter().map(|node| node.flops(&graph)).sum();
         // Which network a single operator is of plays no part.
         let model = ModelSpec { backbone: Backbone::MobileNet, variant: Variant::Celeb };
@@ -208,7 +208,7 @@ mod tests {
                 let shapes: Vec<[usize; 1]> = required.iter().map(|(_, len)| [*len]).collect();
                 let operands: Vec<_> =
                     (0..required.len()).map(|i| (required[i].0, &shapes[i][..], &numbers[i][..])).collect();
-                let graph = Graph::single(problem.op.clone(), &operands, Precision::Bf16.dtype()).expect("a graph");
+                let graph = Graph::single(problem.op, &operands, Precision::Bf16.dtype()).expect("a graph");
                 let model = ModelSpec { backbone: Backbone::MobileNet, variant: Variant::Celeb };
                 let program = compile_rung(model, Precision::Bf16, graph, rung);
                 let names: Vec<String> = program.kernels.iter().map(|kernel| kernel.name.clone()).collect();

@@ -56,12 +56,17 @@ pub(super) fn execute(
             worst = Status::TimedOut(format!("{name} was not reached within {:.0} s", limit.as_secs_f64()));
             break;
         }
-        let mut command = Command::new(file);
         let filters = if few && filters.is_empty() { &FEW[..] } else { filters };
-        command.args(filters).envs(environment.iter().map(|(name, value)| (name, value)));
-        let outcome = run(&mut command, left);
+        let program = |more: &[&str], limit| {
+            let mut command = Command::new(file);
+            command.args(filters).args(more).envs(environment.iter().map(|(name, value)| (name, value)));
+            run(&mut command, limit)
+        };
+        // A test is named by its program when it is over: of a program that is stopped or dies, the rest must be known before.
+        let mut found = listed(&program(&["--list"], left).lines);
+        let outcome = program(&[], left);
         let status = judged(name, &outcome);
-        let found = parse(&outcome.lines);
+        found.extend(parse(&outcome.lines));
         if found.is_empty() && status == Status::Passed {
             worst = Status::Failed(format!("{name} ran no test: {filters:?} name none"));
         }
@@ -81,6 +86,12 @@ fn judged(name: &str, outcome: &Outcome) -> Status {
         Status::TimedOut(reason) => Status::TimedOut(format!("{name} was {reason}")),
         other => other,
     }
+}
+
+/// The tests that a program lists, none of which has ended.
+fn listed(lines: &[String]) -> Tests {
+    let names = lines.iter().filter_map(|line| line.strip_suffix(": test"));
+    names.map(|name| (name.to_owned(), TestResult { result: "unfinished".into(), message: String::new() })).collect()
 }
 
 /// Results among what a test program printed.
@@ -142,6 +153,22 @@ mod tests {
         let messages =
             lines(&[message("cuda", true), message("xtask", false), "{}".into(), "no json".into()].join("\n"));
         assert_eq!(programs(&messages), [("cuda".to_owned(), PathBuf::from("/t/cuda-1"))]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn tests_that_a_program_lists_and_does_not_end_are_unfinished() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("program");
+        let script = "#!/bin/sh\ncase \"$*\" in *--list*) echo 'a::one: test'; echo 'a::two: test';;\n\
+                      *) echo 'test a::one ... ok'; exit 9;; esac\n";
+        std::fs::write(&file, script).expect("a script");
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).expect("executable");
+        let all: Vec<_> = PROGRAMS.iter().map(|(name, _)| ((*name).to_owned(), file.clone())).collect();
+        let (tests, status) = execute(&all, &[], false, Duration::from_secs(60));
+        assert!(matches!(status, Status::Failed(_)), "{status:?}");
+        assert_eq!((&*tests["cuda::a::one"].result, &*tests["cuda::a::two"].result), ("ok", "unfinished"));
     }
 
     #[cfg(unix)]
