@@ -35,4 +35,12 @@ impl Graph {
         crate::check::check(&graph).map_err(|violations| violations.to_string())?;
         Ok(graph)
     }
+
+    /// The operands that `op` must have, with the number of elements of each.
+    ///
+    /// # Errors
+    /// What is wrong with the operator itself.
+    pub fn required_operands(op: &Op) -> Result<Vec<(Slot, usize)>, String> {
+        Ok(signature(op)?.required)
+    }
 }

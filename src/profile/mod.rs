@@ -15,7 +15,7 @@ pub use roofline::{Dot, Roof, plot};
 pub use table::{cards_table, launches_table, rooms_table};
 pub use trace::trace;
 
-use crate::engine::cuda::{CudaEngine, CudaError, Resources, median};
+use crate::engine::cuda::{CudaEngine, CudaError, Resources, Launching, median};
 use segface_codegen::cuda::bound::{Bound, memory_bytes, needs};
 use segface_codegen::cuda::card::{Card, achievable, latency};
 use segface_codegen::cuda::{Launch, Program};
@@ -151,7 +151,9 @@ impl Batch {
     pub fn measure(&mut self, engine: &mut CudaEngine, rounds: usize) -> Result<(), CudaError> {
         /// Enough for a microsecond's resolution not to matter.
         const REPEATS: usize = 20;
-        self.measured = Some(median(engine.timed_runs(rounds)?));
+        // The first one warms up.
+        let runs = engine.time_runs(Launching::Graph, rounds + 1)?.split_off(1);
+        self.measured = Some(median(runs) * 1e3);
         for (index, row) in self.launches.iter_mut().enumerate() {
             let timed = engine.timed_launch(index, REPEATS)?;
             timed.measure()?;

@@ -34,6 +34,8 @@ pub(crate) enum Error {
     SearchPath { folder: PathBuf, source: env::JoinPathsError },
     #[error("`{command}` cannot be started: {source}")]
     Start { command: String, source: io::Error },
+    #[error("not everything could be checked or was right: {phases}; {} says what and why", report.display())]
+    Check { phases: String, report: PathBuf },
     #[error("`{command}` failed: {status}")]
     Step { command: String, status: ExitStatus },
 }

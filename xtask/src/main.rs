@@ -4,6 +4,7 @@ mod archive;
 mod deps;
 mod error;
 mod fixtures;
+mod gpu_check;
 mod libraries;
 mod ptxvm;
 mod scope;
@@ -52,6 +53,7 @@ enum Task {
     /// Measure kernels with NVIDIA's assembler and write docs/ptxas.tsv: those that are new or were edited since. All of them
     /// take some 25 minutes of one core.
     Ptxas,
+    GpuCheck(gpu_check::Options),
     /// Write the generated fixtures anew (Python 3 with venv and pip) and list what changed.
     Fixtures,
 }
@@ -82,6 +84,7 @@ fn run(task: Task) -> Result<(), Error> {
         Task::Ci => steps::ci(),
         Task::Bench { arguments } => steps::bench(&arguments),
         Task::Ptxas => steps::ptxas(),
+        Task::GpuCheck(options) => gpu_check::check(options),
         Task::Fixtures => fixtures::make(),
     }
 }

@@ -12,7 +12,7 @@ use std::{
     ffi::{OsStr, OsString},
     fs,
     path::{Path, PathBuf},
-    process,
+    process::{self, Command},
 };
 
 /// What the tests of ptxvm compile and judge kernels with.
@@ -33,21 +33,35 @@ pub(crate) fn build() -> Result<PathBuf, Error> {
 /// Builds the library and the command `ptxvm`, which finds the library beside itself. Returns the folder of both.
 pub(crate) fn build_all() -> Result<PathBuf, Error> {
     let (folder, messages) = built(&[LIBRARY, COMMAND])?;
-    let command = executable(&messages).ok_or(Error::Artifact { package: COMMAND })?;
+    let command = executable(&messages, COMMAND).ok_or(Error::Artifact { package: COMMAND })?;
     lay(&command, &folder, command.file_name().unwrap_or_default())?;
     Ok(folder)
 }
 
 /// Builds `packages`, lays the library, and returns its folder and what cargo said.
 fn built(packages: &[&str]) -> Result<(PathBuf, String), Error> {
+    let messages = String::from_utf8_lossy(&step_output(&mut build_command(packages))?).into_owned();
+    Ok((lay_built(&messages)?, messages))
+}
+
+/// The command that builds the library and says what it made.
+pub(crate) fn build_library() -> Command {
+    build_command(&[LIBRARY])
+}
+
+fn build_command(packages: &[&str]) -> Command {
     let mut command = cargo(&["build", "--release", "--message-format=json-render-diagnostics"]);
     command.args(packages.iter().flat_map(|package| ["--package", package]));
-    let messages = String::from_utf8_lossy(&step_output(&mut command)?).into_owned();
-    let library = library(&messages).ok_or(Error::Artifact { package: LIBRARY })?;
+    command
+}
+
+/// Lays the library that cargo says it made, and returns the folder.
+pub(crate) fn lay_built(messages: &str) -> Result<PathBuf, Error> {
+    let library = library(messages).ok_or(Error::Artifact { package: LIBRARY })?;
     let profiles = library.parent().and_then(Path::parent).ok_or(Error::Artifact { package: LIBRARY })?;
     let folder = profiles.join("ptxvm");
     lay_library(&library, &folder)?;
-    Ok((folder, messages))
+    Ok(folder)
 }
 
 /// The command that lets programs started from the same shell find the library in `folder`.
@@ -76,13 +90,13 @@ fn library(messages: &str) -> Option<PathBuf> {
     made.find_map(|message| message["filenames"][0].as_str().map(PathBuf::from))
 }
 
-/// Which file cargo says it made of the command.
-fn executable(messages: &str) -> Option<PathBuf> {
-    artifacts(messages, "ptxvm", "bin").find_map(|message| message["executable"].as_str().map(PathBuf::from))
+/// Which file cargo says it made of the program `name`.
+pub(crate) fn executable(messages: &str, name: &str) -> Option<PathBuf> {
+    artifacts(messages, name, "bin").find_map(|message| message["executable"].as_str().map(PathBuf::from))
 }
 
 /// What cargo said about targets of that name and kind.
-fn artifacts(messages: &str, name: &str, kind: &str) -> impl Iterator<Item = Value> {
+fn artifacts<'a>(messages: &'a str, name: &'a str, kind: &'a str) -> impl Iterator<Item = Value> + 'a {
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     messages.filter(move |message| {
         let kinds = message["target"]["crate_types"].as_array();
@@ -154,8 +168,8 @@ mod tests {
     fn the_command_is_found_among_what_cargo_made() {
         let library = message("ptxvm", "lib", "/t/libptxvm.rlib");
         let command = r#"{"reason":"compiler-artifact","target":{"name":"ptxvm","crate_types":["bin"]},"executable":"/t/release/ptxvm"}"#;
-        assert_eq!(executable(&format!("{library}\n{command}\n")), Some(PathBuf::from("/t/release/ptxvm")));
-        assert_eq!(executable(&library), None);
+        assert_eq!(executable(&format!("{library}\n{command}\n"), COMMAND), Some(PathBuf::from("/t/release/ptxvm")));
+        assert_eq!(executable(&library, COMMAND), None);
     }
 
     #[test]

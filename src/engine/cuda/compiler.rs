@@ -230,8 +230,8 @@ pub(super) fn keep(path: &Path, bytes: &[u8]) {
     }
 }
 
-/// The newest CUDA version whose PTX the driver knows.
-pub(super) fn driver_version() -> (i32, i32) {
+/// The newest CUDA version whose PTX the driver knows, once a device was opened.
+pub fn driver_version() -> (i32, i32) {
     let mut version: c_int = 0;
     // SAFETY: points to an integer; a device was opened, so the driver is loaded.
     unsafe { cudarc::driver::sys::cuDriverGetVersion(&mut version) };

@@ -14,11 +14,11 @@ mod photo;
 mod timed;
 pub mod tune;
 
-pub use compiler::{Compiler, Image, Resources};
+pub use compiler::{Compiler, Image, Resources, driver_version};
 pub use device::{Device, devices};
 pub use engine::CudaEngine;
 pub use error::CudaError;
 pub use file::CudaFile;
 pub use network::CudaNetwork;
 pub use photo::{PhotoEngine, PhotoLabels, PhotoTimes};
-pub use timed::{TimedLaunch, median};
+pub use timed::{Launching, TimedLaunch, median};
