@@ -83,3 +83,20 @@ pub(crate) fn faces_are_warped_and_labels_come_back_unwarped() {
     let warp = FaceWarp::fit(&points, NETWORK, NETWORK).expect("a face");
     check(&mut photos, Variant::Lapa, (120, 90), Window { x: 3, y: 5, width: 100, height: 70 }, Some(warp));
 }
+
+#[test]
+fn engines_of_one_network_share_its_weights() {
+    let mut photos = engine(Variant::Celeb);
+    let first = photos.engine();
+    let free = || device().memory().expect("the driver says").0;
+    let before = free();
+    let mut second = CudaEngine::of(Arc::clone(first.network())).expect("there is room");
+    let taken = before - free();
+    let (weights, arena) = (second.program().constant_bytes(), second.program().memory.arena_bytes);
+    assert!(weights > 2 * arena, "a network whose weights would show: {weights} {arena}");
+    assert!(taken < weights, "{taken} bytes for {arena} of working memory beside {weights} of weights");
+    let input = seeded_values("input", 3 * NETWORK.0 * NETWORK.1);
+    first.run(&input).expect("it runs");
+    second.run(&input).expect("it runs");
+    assert!(first.logits().expect("logits") == second.logits().expect("logits"));
+}

@@ -67,3 +67,17 @@ fn faces_of_lapa_models_are_warped_by_their_landmarks() {
     eprintln!("labels that differ: {counts:?}");
     assert_eq!(json(&device.join("rgb.json"))["classes"].as_array().unwrap().len(), 11);
 }
+
+/// Copies, launches and the host in every order: what one stream or the host touches is nothing that another still works on.
+#[test]
+fn two_streams_and_the_host_do_not_get_into_each_others_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = on_devices("h100");
+    command.env("PTXVM_MODE", "checked").env("PTXVM_EXIT_CODE", "9").env("PTXVM_LOG", "error");
+    let photos = [small("rgb.png"), small("grey.png"), small("rgba.png")];
+    let photos: Vec<_> = photos.iter().map(|photo| photo.as_path()).collect();
+    let run = parse(command, "cuda", folder.path(), &photos, &[]);
+    assert!(run.status.success(), "{}", stderr(&run));
+    assert!(stderr(&run).contains("0 findings"), "{}", stderr(&run));
+    assert_eq!(names(folder.path()).len(), 9);
+}
