@@ -15,6 +15,8 @@ use std::sync::{Mutex, OnceLock};
 
 /// One network of each kind.
 const KINDS: [Backbone; 4] = [Backbone::MobileNet, Backbone::SwinBase, Backbone::SwinV2Tiny, Backbone::ConvNextTiny];
+/// Set where the table is to be written, which running every ignored test is no wish for.
+const WRITE: &str = "SEGFACE_WRITE_PTXAS";
 /// Kernels after which the table is saved while it is written.
 const SAVE_EVERY: usize = 20;
 const COLUMNS: &str = "kernel\tthreads\tdynamic\tstatic\tsm_80\tsm_86\tsm_89\tsm_90\tsm_120\tspilled\tstack\ttext";
@@ -251,6 +253,10 @@ fn targets_differ_in_name_only() {
 #[test]
 #[ignore = "writes docs/ptxas.tsv; run by `cargo xtask ptxas`"]
 fn write() {
+    if std::env::var_os(WRITE).is_none() {
+        println!("not asked for: `cargo xtask ptxas` sets {WRITE}");
+        return;
+    }
     let wanted = all();
     let today = tools(&compiler());
     let (tools_then, mut rows) = read();

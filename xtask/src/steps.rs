@@ -51,7 +51,7 @@ pub(crate) fn ptxas() -> Result<(), Error> {
     deps::provide(&ptxvm::NEEDED)?;
     let mut command = cargo(&["test", "--package", "segface-tests", "--test", "machine_code", "--"]);
     command.args(["--ignored", "--exact", "table::write", "--nocapture"]);
-    command.envs(ptxvm::environment(&ptxvm::build()?)?);
+    command.env("SEGFACE_WRITE_PTXAS", "1").envs(ptxvm::environment(&ptxvm::build()?)?);
     step(&mut command)
 }
 
