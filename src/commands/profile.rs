@@ -96,7 +96,8 @@ impl AtHand {
 fn on_cuda(args: &ProfileArgs, ordinal: usize) -> Result<(), Error> {
     let at_hand = AtHand::look(ordinal).map_err(EngineError::from)?;
     let mut profiled = if args.cards.is_empty() { cards().to_vec() } else { args.cards.clone() };
-    let mut tuning = Tuning::of(profiled[0].clone());
+    // One network for all cards, as an engine file has it; for a single card, the network that it would run.
+    let mut tuning = Tuning::of(if let [one] = &profiled[..] { one.clone() } else { Card::default() });
     if let AtHand::Real(device) = &at_hand {
         tuning = tune::tuning(device).map_err(EngineError::from)?;
         // The card at hand comes first: its bound stands beside what is measured.
