@@ -32,8 +32,8 @@ pub(crate) struct EvalArgs {
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=4096))]
     batch: Option<u16>,
     /// Images in worst.png
-    #[arg(long, value_name = "COUNT", default_value_t = 12)]
-    worst: usize,
+    #[arg(long, value_name = "COUNT", default_value_t = 12, value_parser = clap::value_parser!(u16).range(0..=400))]
+    worst: u16,
     /// Folder for the results; made if it is not there
     #[arg(long, short, value_name = "FOLDER", default_value = "out")]
     out: PathBuf,
@@ -74,6 +74,7 @@ struct WorstImage {
 
 pub(crate) fn run(args: EvalArgs) -> Result<(), Error> {
     prepare_output_folder(&args.out)?;
+    let worst = usize::from(args.worst);
     let threads = args.model.threads();
     let engines = threads.min(MOST_ENGINES);
     let request = Request { batch: args.batch.map(usize::from), ..args.model.request() };
@@ -93,7 +94,7 @@ pub(crate) fn run(args: EvalArgs) -> Result<(), Error> {
 
     let scores = Scores::new(&evaluation.confusion, variant);
     let title = format!("{variant} {}, {} images, {}", args.split, dataset.len(), model.backbone.name());
-    write_pictures(&args.out, &title, &dataset, &mut parser, &evaluation, &scores, args.worst)?;
+    write_pictures(&args.out, &title, &dataset, &mut parser, &evaluation, &scores, worst)?;
     let [_, height, width] = parser.input_shape();
     let engine = parser.engine();
     let weights = args.model.weights.as_ref().map(|path| path.display().to_string());
@@ -112,7 +113,7 @@ pub(crate) fn run(args: EvalArgs) -> Result<(), Error> {
         scores: &scores,
         confusion: evaluation.confusion.rows().collect(),
         worst: evaluation
-            .worst(args.worst)
+            .worst(worst)
             .into_iter()
             .map(|place| &evaluation.images[place])
             .map(|image| WorstImage { name: dataset.name(image.index), mean_f1: image.mean_f1 })

@@ -118,18 +118,34 @@ fn cubic(v: [f64; 4], d: f64) -> f64 {
     v[1] + d * (p2 + d * (p3 + d * p4))
 }
 
-/// The image at (x, y), whole numbers being centres of pixels; edges are repeated.
+/// The image at (x, y), both above −1, whole numbers being centres of pixels; edges are repeated.
 #[inline(always)]
 fn sample(pixels: &[u8], width: usize, height: usize, x: f64, y: f64) -> [u8; 3] {
-    let (left, top) = (x.floor(), y.floor());
-    let (dx, dy) = (x - left, y - top);
-    let clip = |v: i64, length: usize| v.clamp(0, length as i64 - 1) as usize;
-    let columns: [usize; 4] = std::array::from_fn(|i| 3 * clip(left as i64 - 1 + i as i64, width));
-    let rows: [&[u8]; 4] =
-        std::array::from_fn(|i| &pixels[3 * width * clip(top as i64 - 1 + i as i64, height)..][..3 * width]);
-    std::array::from_fn(|channel| {
-        let across = rows.map(|row| cubic(columns.map(|column| f64::from(row[column + channel])), dx));
-        // The conversion clamps and cuts off the fraction, as Pillow does.
-        cubic(across, dy) as u8
-    })
+    // Without SSE 4.1, which not every x86-64 has, rounding down would be a call.
+    let floor = |v: f64| v as i64 - i64::from((v as i64) as f64 > v);
+    let (left, top) = (floor(x), floor(y));
+    let (dx, dy) = (x - left as f64, y - top as f64);
+    let inside = left >= 1 && top >= 1 && left + 2 < width as i64 && top + 2 < height as i64;
+    let mut across = [[0.0; 3]; 4];
+    if inside {
+        let start = 3 * ((top as usize - 1) * width + left as usize - 1);
+        for (row, values) in across.iter_mut().enumerate() {
+            let v = &pixels[start + 3 * width * row..][..12];
+            for channel in 0..3 {
+                let near = [v[channel], v[channel + 3], v[channel + 6], v[channel + 9]];
+                values[channel] = cubic(near.map(f64::from), dx);
+            }
+        }
+    } else {
+        let clip = |v: i64, length: usize| v.clamp(0, length as i64 - 1) as usize;
+        let columns: [usize; 4] = std::array::from_fn(|i| clip(left - 1 + i as i64, width));
+        for (row, values) in across.iter_mut().enumerate() {
+            let row = &pixels[3 * width * clip(top - 1 + row as i64, height)..][..3 * width];
+            for channel in 0..3 {
+                values[channel] = cubic(columns.map(|column| f64::from(row[3 * column + channel])), dx);
+            }
+        }
+    }
+    // The conversion clamps and cuts off the fraction, as Pillow does.
+    std::array::from_fn(|channel| cubic(across.map(|values| values[channel]), dy) as u8)
 }
