@@ -8,15 +8,16 @@ use std::fmt::Write;
 
 const STYLE: &str = "
 :root { color-scheme: light dark; --line: #8884; --soft: #8882; --good: #2a8f4c; --bad: #c0392b; --bar: #3d7edb; }
-body { font: 15px/1.45 system-ui, sans-serif; max-width: 78rem; margin: 2rem auto; padding: 0 1rem; }
+body { font: 15px/1.45 system-ui, sans-serif; max-width: 104rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; margin-bottom: .3rem; } h2 { font-size: 1.15rem; margin: 2.2rem 0 .5rem; }
 p.note { opacity: .75; margin: .3rem 0 .6rem; max-width: 60rem; }
 .verdict { padding: .6rem .9rem; border-radius: .4rem; color: #fff; background: var(--good); font-weight: 600; }
 .verdict.bad { background: var(--bad); } .verdict.dry { background: #8a6d1a; margin-top: .5rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
-th { background: var(--soft); font-weight: 600; } td.n, th.n { text-align: right; white-space: nowrap; }
+th, td { padding: .25rem .5rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
+th { background: var(--soft); font-weight: 600; vertical-align: bottom; } td.n, th.n { text-align: right; }
+td.n { white-space: nowrap; } th.n { max-width: 6rem; }
 td.passed { color: var(--good); } td.failed, td.timed { color: var(--bad); font-weight: 600; } td.skipped { opacity: .7; }
 td.best { font-weight: 700; }
 pre { margin: .2rem 0; white-space: pre-wrap; font-size: .85em; } details > summary { cursor: pointer; margin: .4rem 0; }
