@@ -396,7 +396,7 @@ impl Parser {
         let engine = match Ready::open(request, target, threads)? {
             Ready::Cpu(engine) => Engine::Cpu(engine),
             Ready::Cuda(mut engines) if engines.len() == 1 => Engine::Cuda(engines.remove(0)),
-            Ready::Cuda(engines) => return Err(EngineError::SeveralDevices { named: engines.len() }.into()),
+            Ready::Cuda(_) => return Err(EngineError::SeveralDevices.into()),
         };
         Ok(Self::with_engine(engine, threads, request.isa()))
     }

@@ -114,6 +114,7 @@ impl ModelArgs {
     pub(crate) fn parser(&self, request: &Request<'_>) -> Result<Parser, Error> {
         Parser::open(request, self.device, self.threads())
     }
+
     /// The same for what runs on several devices.
     pub(crate) fn ready(&self, request: &Request<'_>) -> Result<Ready, Error> {
         Ready::open(request, self.device, self.threads())

@@ -68,6 +68,7 @@ pub(crate) fn run(args: ProfileArgs) -> Result<(), Error> {
     match args.model.device {
         Target::Cpu => on_cpu(&args),
         Target::Cuda(ordinal) => on_cuda(&args, ordinal),
+        Target::CudaEach(_) => Err(EngineError::SeveralDevices.into()),
         Target::Auto if Device::open(0).is_ok() => on_cuda(&args, 0),
         Target::Auto => on_cpu(&args),
     }

@@ -37,6 +37,7 @@ pub(crate) fn run(args: TuneArgs) -> Result<(), Error> {
     let ordinal = match args.model.device {
         Target::Auto => 0,
         Target::Cuda(ordinal) => ordinal,
+        Target::CudaEach(_) => return Err(EngineError::SeveralDevices.into()),
         Target::Cpu => return Err(broken("there is nothing to tune on the CPU; use `--device cuda`")),
     };
     let device = Device::open(ordinal).map_err(EngineError::from)?;

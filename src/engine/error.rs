@@ -23,13 +23,8 @@ pub enum EngineError {
         error: super::cuda::CudaError,
     },
     /// Several devices for what runs on one.
-    #[error(
-        "this runs on one device, but {named} were named: name one, such as `--device cuda:0`; `parse` shares photos over several"
-    )]
-    SeveralDevices {
-        /// How many.
-        named: usize,
-    },
+    #[error("this runs on one device; name it, such as `--device cuda:0` (`parse` shares photos over several)")]
+    SeveralDevices,
     /// This CPU lacks an instruction set that was asked for.
     #[error("this CPU does not have the instruction set {}; it has {}", wanted.name(), have.iter().map(|i| i.name()).collect::<Vec<_>>().join(", "))]
     WrongCpu {

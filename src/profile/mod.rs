@@ -15,7 +15,7 @@ pub use roofline::{Dot, Roof, plot};
 pub use table::{cards_table, launches_table, rooms_table};
 pub use trace::trace;
 
-use crate::engine::cuda::{CudaEngine, CudaError, Resources, Launching, median};
+use crate::engine::cuda::{CudaEngine, CudaError, Launching, Resources, median};
 use segface_codegen::cuda::bound::{Bound, memory_bytes, needs};
 use segface_codegen::cuda::card::{Card, achievable, latency};
 use segface_codegen::cuda::{Launch, Program};

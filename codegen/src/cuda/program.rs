@@ -135,7 +135,8 @@ fn lower(model: ModelSpec, precision: Precision, mut graph: Graph, rung: Option<
 
 /// The kernels of [`compile_rung`], and nothing else: constants are neither looked at nor packed.
 pub fn kernels(graph: &Graph, precision: Precision, rung: Option<Rung>) -> Vec<Kernel> {
-    let mut lowering = Lowering::new(graph, precision, rung);
+    let tuning = Tuning::default();
+    let mut lowering = Lowering::new(graph, precision, rung, &tuning);
     for index in 0..graph.nodes.len() {
         lowering.lower(index);
     }
