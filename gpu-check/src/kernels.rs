@@ -3,6 +3,7 @@
 use crate::networks::Job;
 use crate::{Failure, emit, machine, median};
 use segface::engine::cuda::{CudaEngine, Launching};
+use segface::profile;
 use segface_codegen::explain::operator;
 use serde::Serialize;
 
@@ -49,11 +50,12 @@ pub fn run(engine: &mut CudaEngine, job: &Job, batch: usize, once: bool) -> Resu
         let round = engine.time_launches(ahead)?;
         times.iter_mut().zip(round).for_each(|(all, one)| all.push(one * 1e3));
     }
-    let card = machine::card(engine.device().name());
     let program = engine.program();
+    let predicted = machine::card(engine.device().name())
+        .map(|card| profile::Batch::predict(program, batch, std::slice::from_ref(card), &profile::Known::default()));
     for (index, (launch, times)) in program.launches.iter().zip(times).enumerate() {
         let (kernel, node) = (&program.kernels[launch.kernel], &program.graph.nodes[launch.node]);
-        let bound = card.map(|card| card.bound(program, launch));
+        let bound = predicted.as_ref().map(|predicted| predicted.launches[index].cards[0].bound);
         emit(&Record {
             record: "kernel",
             network: job.backbone.name(),

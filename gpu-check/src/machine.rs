@@ -2,7 +2,7 @@
 
 use crate::{Failure, emit};
 use segface::engine::cuda::{Compiler, Device, devices, driver_version};
-use segface_codegen::cuda::card::{CARDS, Card};
+use segface_codegen::cuda::card::{Card, cards};
 use serde::Serialize;
 
 #[derive(Serialize)]
@@ -40,14 +40,14 @@ pub fn run(device: &Device) -> Result<(), Failure> {
         driver: format!("{}.{}", driver_version().0, driver_version().1),
         nvrtc,
         nvrtc_missing,
-        card: card(device.name()).map(|card| card.name),
+        card: card(device.name()).map(|card| card.name.as_str()),
     })
 }
 
 /// The card of that name, if its data are known: every word of ours must be one of the driver's, so that an L40S is no L4.
 pub fn card(device: &str) -> Option<&'static Card> {
     let words: Vec<&str> = device.split(|c: char| !c.is_alphanumeric()).collect();
-    CARDS.iter().find(|card| card.name.split(' ').all(|word| words.contains(&word)))
+    cards().iter().find(|card| card.name.split(' ').all(|word| words.contains(&word)))
 }
 
 #[cfg(test)]
@@ -56,7 +56,7 @@ mod tests {
 
     #[test]
     fn a_card_is_known_by_whole_words_of_its_name() {
-        let name = |device| card(device).map(|card| card.name);
+        let name = |device| card(device).map(|card| card.name.as_str());
         assert_eq!(name("NVIDIA H100 80GB HBM3"), Some("H100"));
         assert_eq!(name("NVIDIA A100-SXM4-80GB"), Some("A100"));
         assert_eq!(name("NVIDIA GeForce RTX 4090"), Some("RTX 4090"));

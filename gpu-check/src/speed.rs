@@ -4,6 +4,7 @@ use crate::ladder::runs_for;
 use crate::networks::{Job, each, input};
 use crate::{Failure, emit, kernels, machine, median};
 use segface::engine::cuda::{Device, Launching};
+use segface::profile::{Batch, Known};
 use segface_codegen::Backbone;
 use segface_codegen::ir::Output;
 use segface_codegen::plan::Precision;
@@ -106,7 +107,10 @@ pub fn run(device: &Device, options: &Options) -> Result<(), Failure> {
                 constants_mb: program.constant_bytes() as f64 / 1e6,
                 graph_ms,
                 single_ms,
-                bound_ms: machine::card(device.name()).map(|card| card.run_bound(program) / 1e3),
+                bound_ms: machine::card(device.name()).map(|card| {
+                    let predicted = Batch::predict(program, batch, std::slice::from_ref(card), &Known::default());
+                    predicted.predicted[0].bound_microseconds / 1e3
+                }),
                 runs,
             })?;
             if profiled {
