@@ -1,6 +1,7 @@
 //! Several devices, and which ones.
 
 use super::{differing, labelled, names, on_devices, parse, parse_on_cpu, small, stderr};
+use segface::tensors::{NamedTensor, write_tensors};
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -53,4 +54,18 @@ fn devices_that_are_not_there_or_too_old_are_named() {
     assert!(stderr(&run).contains("cuda:0 is not used"), "{}", stderr(&run));
     let run = parse(on_devices("h100"), "cuda:x", folder.path(), &[&photo], &[]);
     assert_eq!(run.status.code(), Some(2), "wrong usage");
+}
+
+#[test]
+fn what_runs_on_one_device_refuses_several() {
+    let folder = tempfile::tempdir().unwrap();
+    let (input, output) = (folder.path().join("input.safetensors"), folder.path().join("output.safetensors"));
+    let tensor = NamedTensor { name: "input".into(), shape: vec![1, 3, 64, 64], data: vec![0.0; 3 * 64 * 64] };
+    write_tensors(&input, &[tensor]).unwrap();
+    let mut command = on_devices("h100,a100");
+    command.arg("logits").arg(&input).arg("-o").arg(&output).args(["--device", "cuda:0,1", "--precision", "f32"]);
+    let run = command.output().unwrap();
+    assert_eq!(run.status.code(), Some(1));
+    assert!(stderr(&run).contains("2 were named"), "{}", stderr(&run));
+    assert!(!output.exists());
 }

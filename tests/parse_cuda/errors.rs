@@ -167,6 +167,7 @@ fn a_device_lost_in_the_middle_of_a_folder_leaves_the_rest_to_the_other() {
     STEMS.iter().for_each(|stem| assert_eq!(differing(&out, &cpu, stem), 0));
 }
 
+#[cfg(unix)]
 #[test]
 fn a_full_disk_beside_a_device_is_an_error_and_leaves_nothing_half_written() {
     let folder = tempfile::tempdir().unwrap();
