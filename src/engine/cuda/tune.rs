@@ -232,8 +232,7 @@ fn check(engine: &mut CudaEngine, first: &mut Option<Vec<Vec<f32>>>, variant: us
     };
     for (output, (result, expected)) in outputs.iter().zip(results.iter().zip(expected.iter())) {
         let difference = distance(result, expected);
-        // Not a number is too far, too.
-        if !(difference <= allowed) {
+        if difference > allowed || difference.is_nan() {
             return Err(EngineError::Broken {
                 reason: format!(
                     "with the {variant}th tiles {output:?} is off by {difference:.1e} of what the first ones give, allowed {allowed:.0e}"
