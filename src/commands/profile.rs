@@ -147,7 +147,7 @@ fn on_cuda(args: &ProfileArgs, ordinal: usize) -> Result<(), Error> {
     if let Some(folder) = &args.out {
         write_json(folder, "profile.json", &profile)?;
         write_json(folder, "trace.json", &trace(&profile))?;
-        write_page(folder, &page(&profile).map_err(|reason| EngineError::Broken { reason })?)?;
+        write_page(folder, &page(&profile).map_err(|reason| EngineError::Profile { reason })?)?;
     }
     Ok(())
 }
@@ -191,7 +191,7 @@ fn counts(
     at_hand: &AtHand,
     ordinal: usize,
 ) -> Result<HashMap<String, Counters>, Error> {
-    let broken = |reason: String| EngineError::Broken { reason };
+    let broken = |reason: String| EngineError::Profile { reason };
     if let Some(path) = &args.counters {
         return Ok(counters::read(path).map_err(broken)?);
     }
@@ -246,7 +246,7 @@ fn on_cpu(args: &ProfileArgs) -> Result<(), Error> {
         write_json(folder, "profile.json", &profile)?;
         write_json(folder, "trace.json", &profile.trace())?;
         let page = segface::profile::cpu_page(&profile, cpu::memory_gbs(profile.threads));
-        write_page(folder, &page.map_err(|reason| EngineError::Broken { reason })?)?;
+        write_page(folder, &page.map_err(|reason| EngineError::Profile { reason })?)?;
     }
     Ok(())
 }

@@ -33,7 +33,7 @@ pub(crate) struct TuneArgs {
 }
 
 pub(crate) fn run(args: TuneArgs) -> Result<(), Error> {
-    let broken = |reason: &str| Error::from(EngineError::Broken { reason: reason.into() });
+    let broken = |reason: &str| Error::from(EngineError::Profile { reason: reason.into() });
     let ordinal = match args.model.device {
         Target::Auto => 0,
         Target::Cuda(ordinal) => ordinal,

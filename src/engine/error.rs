@@ -33,6 +33,12 @@ pub enum EngineError {
         /// What this CPU has.
         have: Vec<Isa>,
     },
+    /// A profile or the tuner could not do what was asked.
+    #[error("{reason}")]
+    Profile {
+        /// Why.
+        reason: String,
+    },
     /// The plan contradicts itself.
     #[error("this engine does not hold together: {reason}; compile the model again")]
     Broken {

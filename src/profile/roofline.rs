@@ -66,11 +66,11 @@ pub fn plot(caption: &str, roof: &Roof, dots: &[Dot]) -> Result<String, String> 
         draw(&area, caption, roof, dots).map_err(|error| error.to_string())?
     };
     let mut extra = String::new();
-    for (text, (x, y), above) in labels {
-        let (anchor, x, y) = if above { ("end", x - 8, y - 7) } else { ("start", x + 9, y + 15) };
+    for (text, (x, y)) in labels {
+        let (x, y) = (x - 8, y - 7);
         let _ = writeln!(
             extra,
-            "<text x=\"{x}\" y=\"{y}\" text-anchor=\"{anchor}\" font-family=\"sans-serif\" font-size=\"11\" \
+            "<text x=\"{x}\" y=\"{y}\" text-anchor=\"end\" font-family=\"sans-serif\" font-size=\"11\" \
              fill=\"#444\">{}</text>",
             escape(&text)
         );
@@ -120,8 +120,8 @@ pub(super) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
-/// Where dots lie, in pixels, and labels of the roofs: each a point of its line, and whether it is written above it.
-type Placed<'d> = (Vec<(&'d Dot, (i32, i32))>, Vec<(String, (i32, i32), bool)>);
+/// Where dots lie, in pixels, and labels of the roofs: each a point of its line, above which it is written.
+type Placed<'d> = (Vec<(&'d Dot, (i32, i32))>, Vec<(String, (i32, i32))>);
 
 /// Draws axes and roofs, and says where the rest goes.
 fn draw<'d>(
@@ -178,11 +178,11 @@ fn draw<'d>(
     let middle = (x_range.start * ridge).sqrt();
     let on = |x: f64, bandwidth: f64| (x, (x * bandwidth / 1e9).min(top));
     let mut labels = vec![
-        (format!("{top:.0} GFLOP/s"), chart.backend_coord(&(x_range.end, top)), true),
-        (format!("memory {:.0} GB/s", roof.bandwidth / 1e9), chart.backend_coord(&on(middle, roof.bandwidth)), false),
+        (format!("{top:.0} GFLOP/s"), chart.backend_coord(&(x_range.end, top))),
+        (format!("memory {:.0} GB/s", roof.bandwidth / 1e9), chart.backend_coord(&on(middle, roof.bandwidth))),
     ];
     if let Some(cache) = roof.cache {
-        labels.push((format!("L2 {:.0} GB/s", cache / 1e9), chart.backend_coord(&on(middle / 3.0, cache)), true));
+        labels.push((format!("L2 {:.0} GB/s", cache / 1e9), chart.backend_coord(&on(6.0 * middle, cache))));
     }
     area.present()?;
     Ok((points.into_iter().map(|(dot, x, y)| (dot, chart.backend_coord(&(x, y)))).collect(), labels))

@@ -108,7 +108,7 @@ fn a_candidate_that_computes_something_else_is_found() {
         compile_graph_tuned(MODEL, Precision::Bf16, graph, tuning)
     };
     match tune(device, ONCE, &mut compile, &mut |_, _| {}) {
-        Err(EngineError::Broken { reason }) => assert!(reason.contains("is off by"), "{reason}"),
+        Err(EngineError::Profile { reason }) => assert!(reason.contains("is off by"), "{reason}"),
         other => panic!("{other:?}"),
     }
 }

@@ -149,7 +149,7 @@ pub fn permit(device: &Device, force: bool) -> Result<Option<String>, EngineErro
     match (device.is_virtual()?, force) {
         (false, _) => Ok(None),
         (true, true) => Ok(Some(format!("{name} is a virtual device: these times say nothing of a card"))),
-        (true, false) => Err(EngineError::Broken {
+        (true, false) => Err(EngineError::Profile {
             reason: format!(
                 "{name} is a virtual device: its times say nothing of a card; tune on a real one, or use `--force` to try the tuner"
             ),
@@ -234,7 +234,7 @@ fn check(engine: &mut CudaEngine, first: &mut Option<Vec<Vec<f32>>>, variant: us
         let difference = distance(result, expected);
         // Not a number is too far, too.
         if difference.is_nan() || difference > allowed {
-            return Err(EngineError::Broken {
+            return Err(EngineError::Profile {
                 reason: format!(
                     "with the {variant}th tiles {output:?} is off by {difference:.1e} of what the first ones give, allowed {allowed:.0e}"
                 ),
