@@ -8,7 +8,7 @@ use std::process::Command;
 /// What the process ends with where there are findings.
 const FINDINGS: i32 = 66;
 
-/// Share of the usual number of random problems that is run in checked mode, which takes some fifteen times as long.
+/// Share of the usual number of random problems that is run in checked mode, which takes many times as long.
 const SHARE: &str = "0.2";
 
 /// Runs `test` of this test's own program in checked mode, on the first few of its random problems: no access out of bounds, no race,

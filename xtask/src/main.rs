@@ -51,7 +51,7 @@ enum Task {
         arguments: Vec<String>,
     },
     /// Measure kernels with NVIDIA's assembler and write docs/ptxas.tsv: those that are new or were edited since. All of them
-    /// take some 25 minutes of one core.
+    /// take some 15 minutes of one core.
     Ptxas,
     GpuCheck(gpu_check::Options),
     /// Write the generated fixtures anew (Python 3 with venv and pip) and list what changed.
