@@ -48,3 +48,13 @@ pub enum Error {
         source: std::io::Error,
     },
 }
+
+/// Prints an error to standard error as programs end with one: what happened, and each cause below it.
+pub fn print_error(error: &dyn std::error::Error) {
+    eprintln!("error: {error}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        eprintln!("  because: {error}");
+        cause = error.source();
+    }
+}

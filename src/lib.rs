@@ -13,5 +13,5 @@ pub mod profile;
 pub mod tensors;
 pub mod weights;
 
-pub use error::Error;
+pub use error::{Error, print_error};
 pub use segface_codegen::{Backbone, ModelSpec, Variant};

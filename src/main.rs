@@ -3,7 +3,7 @@
 mod commands;
 
 use clap::{Parser, Subcommand};
-use std::{error::Error as _, process::ExitCode};
+use std::process::ExitCode;
 
 /// SegFace face parsing: masks of hair, skin, eyes, lips... from photos of faces.
 #[derive(Parser)]
@@ -49,12 +49,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
-            let mut cause = error.source();
-            while let Some(error) = cause {
-                eprintln!("  because: {error}");
-                cause = error.source();
-            }
+            segface::print_error(&error);
             ExitCode::FAILURE
         }
     }

@@ -1,6 +1,6 @@
 //! What the published loaders made of the same inputs.
 
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test program uses its part of it")]
 
 use safetensors::{Dtype, SafeTensors};
 use std::path::Path;

@@ -3,7 +3,7 @@
 //! Images are PNG inside although they are called .jpg, which readers tell by content: nothing is lost, so tests know every pixel. Other test
 //! crates use this file through `#[path]`.
 
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test program uses its part of it")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

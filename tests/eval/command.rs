@@ -1,5 +1,6 @@
 //! `segface eval` against the same evaluation written a second time, as plainly as possible: one image at a time, pixel by pixel, in f64.
 
+use crate::finished::{json, stderr};
 use crate::synthetic::{self, celeb_face, lapa_face};
 use segface::data::{Dataset, Split};
 use segface::image::decode_file;
@@ -23,12 +24,10 @@ fn eval(variant: &str, data: &Path, out: &Path, more: &[&str]) -> Finished {
     command.args(more).output().unwrap()
 }
 
-fn json(out: &Path) -> Value {
-    serde_json::from_slice(&fs::read(out.join("eval.json")).unwrap()).unwrap()
-}
-
-fn stderr(run: &Finished) -> String {
-    String::from_utf8_lossy(&run.stderr).into_owned()
+/// Pixels in the confusion matrix of a report.
+fn counted(report: &Value) -> u64 {
+    let rows = report["confusion"].as_array().unwrap().iter();
+    rows.flat_map(|row| row.as_array().unwrap()).map(|n| n.as_u64().unwrap()).sum()
 }
 
 /// One image as the network is to see it, with truth and landmarks, all from the drawn face: no file is read.
@@ -106,13 +105,7 @@ fn compare(report: &Value, variant: Variant, truths: &[Vec<u8>], predictions: &[
     same("mean F1", &report["mean_f1"], f1[1..].iter().sum::<f64>() / (f1.len() - 1) as f64);
     let present: Vec<f64> = f1[1..].iter().copied().filter(|f1| !f1.is_nan()).collect();
     same("mean F1 of present", &report["mean_f1_of_present"], present.iter().sum::<f64>() / present.len() as f64);
-    let counted: u64 = report["confusion"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .flat_map(|row| row.as_array().unwrap())
-        .map(|n| n.as_u64().unwrap())
-        .sum();
+    let counted = counted(&report);
     assert_eq!(counted, truths.iter().flatten().filter(|&&label| label != 255).count() as u64);
 }
 
@@ -149,7 +142,7 @@ fn the_numbers_are_those_of_a_second_implementation_for_any_batch_and_threads() 
         let out = folder.path().join(format!("out{batch}"));
         let run = eval("celeb", &root, &out, &["--split", "train", "--batch", batch, "--threads", threads]);
         assert!(run.status.success(), "{}", stderr(&run));
-        let mut report = json(&out);
+        let mut report = json(&out.join("eval.json"));
         compare(&report, Variant::Celeb, &truths, &predictions);
         assert_eq!(report["images"], 5);
         report["seconds"] = Value::Null;
@@ -217,8 +210,8 @@ fn lapa_is_warped_and_unwarped_and_what_is_to_be_ignored_is_ignored() {
     let out = folder.path().join("out");
     let run = eval("lapa", &root, &out, &["--split", "val", "--batch", "3", "--threads", "2"]);
     assert!(run.status.success(), "{}", stderr(&run));
-    compare(&json(&out), Variant::Lapa, &truths, &predictions);
-    assert!(json(&out)["merged"].as_array().unwrap().is_empty());
+    compare(&json(&out.join("eval.json")), Variant::Lapa, &truths, &predictions);
+    assert!(json(&out.join("eval.json"))["merged"].as_array().unwrap().is_empty());
 }
 
 #[test]
@@ -229,7 +222,7 @@ fn helen_has_merged_scores_and_a_network_of_the_same_classes_may_be_scored_on_it
         let out = folder.path().join(variant);
         let run = eval(variant, &root, &out, &[&["--split", "test", "--worst", "2"], more].concat());
         assert!(run.status.success(), "{}", stderr(&run));
-        let report = json(&out);
+        let report = json(&out.join("eval.json"));
         let names: Vec<&str> =
             report["merged"].as_array().unwrap().iter().map(|g| g["name"].as_str().unwrap()).collect();
         assert_eq!(names, ["eyes", "brows", "mouth", "overall"]);
@@ -261,15 +254,9 @@ fn pictures_are_written_and_sizes_that_are_no_multiple_of_four_work() {
     command.args(["eval", "--model", "random:mobilenet/lapa", "--size", "50x45", "--device", "cpu", "--split", "test"]);
     let run = command.arg("--data").arg(&root).arg("--out").arg(&out).output().unwrap();
     assert!(run.status.success(), "{}", stderr(&run));
-    let report = json(&out);
+    let report = json(&out.join("eval.json"));
     assert_eq!(report["size"], serde_json::json!([45, 50]));
-    let counted: u64 = report["confusion"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .flat_map(|row| row.as_array().unwrap())
-        .map(|n| n.as_u64().unwrap())
-        .sum();
+    let counted = counted(&report);
     let dataset = Dataset::open(Variant::Lapa, &root, Split::Test).unwrap();
     assert!(counted <= 45 * 50 * 3 && counted > 45 * 50 * 3 - 30, "{counted} pixels of {}", dataset.len());
     for (name, least) in [("confusion.png", 11 * 40), ("worst.png", 4 * 45)] {

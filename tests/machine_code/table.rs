@@ -171,17 +171,11 @@ fn every_kernel_is_in_the_table_as_it_is_today() {
     );
 }
 
-/// Kernels that still spill some bytes a thread, by how their names begin. To be mended, not to be added to.
-const SPILLING: [&str; 2] = ["image_resize_horizontal:", "patch_merge: Shape<Single,16,768,1,16,128,4>;"];
-
 #[test]
-fn nothing_else_is_spilled_and_no_other_thread_has_local_memory() {
+fn nothing_is_spilled_and_no_thread_has_local_memory() {
     let (_, rows) = read();
-    let spilling: Vec<&String> =
-        rows.iter().filter(|(_, row)| row.spilled + row.stack > 0).map(|(name, _)| name).collect();
-    assert!(!rows.is_empty(), "the table is empty");
-    assert_eq!(spilling.len(), SPILLING.len(), "{spilling:#?}");
-    assert!(spilling.iter().zip(SPILLING).all(|(name, begin)| name.starts_with(begin)), "{spilling:#?}");
+    let bad: Vec<_> = rows.iter().filter(|(_, row)| row.spilled + row.stack > 0).collect();
+    assert!(!rows.is_empty() && bad.is_empty(), "{bad:#?}");
 }
 
 /// One kernel of each room in each element type, another one after every edit.

@@ -2,6 +2,10 @@
 //!
 //! The network has random weights and a small input: what it finds means nothing, that it is found everywhere does.
 
+#[path = "../finished.rs"]
+mod finished;
+
+use finished::{json, names, stderr};
 use serde_json::Value;
 use std::{
     fs,
@@ -28,21 +32,6 @@ fn parse_with(variant: &str, arguments: &[&dyn AsRef<Path>]) -> Output {
 
 fn parse(arguments: &[&dyn AsRef<Path>]) -> Output {
     parse_with("celeb", arguments)
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn names(folder: &Path) -> Vec<String> {
-    let mut names: Vec<_> =
-        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
-}
-
-fn json(path: &Path) -> Value {
-    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
 #[test]

@@ -6,8 +6,11 @@
 mod devices;
 mod engine;
 mod errors;
+#[path = "../finished.rs"]
+mod finished;
 mod labels;
 
+use finished::{json, names, stderr};
 use serde_json::Value;
 use std::{
     env, fs,
@@ -63,21 +66,6 @@ fn parse(mut command: Command, device: &str, out: &Path, photos: &[&Path], more:
 /// What the CPU makes of it.
 fn parse_on_cpu(out: &Path, photos: &[&Path], more: &[&str]) -> Output {
     parse(Command::new(env!("CARGO_BIN_EXE_segface")), "cpu", out, photos, more)
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn names(folder: &Path) -> Vec<String> {
-    let mut names: Vec<_> =
-        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
-}
-
-fn json(path: &Path) -> Value {
-    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
 /// Width, height and bytes of a PNG.

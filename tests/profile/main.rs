@@ -1,6 +1,8 @@
 //! `segface profile` and `segface tune`: predictions that need no GPU, files, errors; on a device, counters and the tuner.
 
 mod device;
+#[path = "../finished.rs"]
+mod finished;
 mod predictions;
 mod tiles;
 

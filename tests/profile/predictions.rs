@@ -1,5 +1,6 @@
 //! The command as a user runs it on a machine without a GPU.
 
+use crate::finished::{json, stderr};
 use serde_json::Value;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -8,14 +9,6 @@ fn profile(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_segface"));
     // A device that tests provide is of no use to predictions.
     command.env_remove("LD_LIBRARY_PATH").arg("profile").args(arguments).output().expect("the program starts")
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn json(path: &Path) -> Value {
-    serde_json::from_slice(&std::fs::read(path).expect("written")).expect("JSON")
 }
 
 fn number(value: &Value) -> f64 {

@@ -1,5 +1,6 @@
 //! `segface convert`, `inspect` and `download` as a user runs them: exit status, messages, files left behind.
 
+use crate::finished::names;
 use crate::{
     pt::{Pickle, sound_view, with_pickle},
     training::training_checkpoint,
@@ -42,13 +43,6 @@ fn fails(arguments: &[&str], folder: &Path) -> String {
     assert_eq!(output.status.code(), Some(1), "{message}");
     assert!(message.starts_with("error: ") && !message.contains("panicked"), "{message}");
     message
-}
-
-fn names(folder: &Path) -> Vec<String> {
-    let mut names: Vec<_> =
-        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
 }
 
 fn helen_checkpoint(folder: &Path) {

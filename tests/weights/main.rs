@@ -1,6 +1,8 @@
 //! Weights from the outside: files as users have them, good and bad.
 
 mod command_line;
+#[path = "../finished.rs"]
+mod finished;
 mod hostile;
 mod hub;
 mod networks;

@@ -4,7 +4,7 @@
 //
 // For chains of products whose middle never leaves the chip. STAGES buffers of one block of k each are under way.
 #pragma once
-#include "cuda/mma.cuh"
+#include "cuda/product.cuh"
 
 namespace segface {
 
@@ -32,12 +32,7 @@ struct Resident {
     template <class T>
     static __device__ __forceinline__ void run(Sums &sums, const T &tile, const u8 *weights, int k, int row_blocks, u32 buffer) {
         const int steps = ceil_divide(k, PACK_K<P>);
-#pragma unroll
-        for (int m = 0; m < M_ATOMS; m++)
-#pragma unroll
-            for (int n = 0; n < N_ATOMS; n++)
-#pragma unroll
-                for (int i = 0; i < 4; i++) sums[m][n][i] = 0.0f;
+        clear(sums);
         auto start = [&](int step) {
             if (step < steps) {
                 const u8 *source = weights + u64(step * row_blocks) * PACK_BYTES;

@@ -28,14 +28,15 @@ constexpr int wide_bytes(int finish) {
     return S::STAGES * S::A_BYTES > finish ? S::STAGES * S::A_BYTES : finish;
 }
 
-// S::COLUMNS are all columns of the weights or, rounded up to whole warps, a few more.
-template <class S, class Source>
-__device__ __forceinline__ void wide_product(typename S::Sums &sums, Source &source, const u8 *weights, int k, int columns, u32 buffer) {
+// S::COLUMNS are all N columns of the weights or, rounded up to whole warps, a few more.
+template <class S, int N, class Source>
+__device__ __forceinline__ void wide_product(typename S::Sums &sums, Source &source, const u8 *weights, int k, u32 buffer) {
     using P = typename S::P;
     using M = Mma<P>;
     // Fragments of f32 for a whole block of weights would fill the registers; those are read when they are needed.
     constexpr bool AHEAD = M::PACK_STEPS == 2;
-    const int steps = ceil_divide(k, S::K), blocks_n = columns / PACK_COLUMNS, blocks_k = ceil_divide(k, PACK_K<P>);
+    constexpr int BLOCKS_N = N / PACK_COLUMNS;
+    const int steps = ceil_divide(k, S::K), blocks_k = ceil_divide(k, PACK_K<P>);
     const int warp = int(threadIdx.x) / 32, row = warp % S::WARPS_M * S::WARP_ROWS, column_block = warp / S::WARPS_M * S::N_ATOMS;
     prepare_rows<S>(source);
     clear(sums);
@@ -49,10 +50,11 @@ __device__ __forceinline__ void wide_product(typename S::Sums &sums, Source &sou
 #pragma unroll
     for (int step = 0; step < S::STAGES - 1; step++) start(step);
 
-    // Blocks past the last column are read from the last one; their sums are not stored.
+    // Blocks past the last column are read from the last one; their sums are not stored. Where there are none, the blocks of a warp lie
+    // at constant distances: one address instead of one for each, which would spill.
     const auto weight_block = [&](int block_k, int n) {
-        const int block = column_block + n < blocks_n ? column_block + n : blocks_n - 1;
-        return weights + u64(block_k * blocks_n + block) * PACK_BYTES;
+        const int block = S::COLUMNS == N || column_block + n < BLOCKS_N ? column_block + n : BLOCKS_N - 1;
+        return weights + u64(block_k * BLOCKS_N + block) * PACK_BYTES;
     };
     typename M::B weight[AHEAD ? S::N_ATOMS : 1][M::PACK_STEPS];
     if constexpr (AHEAD) {
@@ -122,7 +124,7 @@ __device__ __forceinline__ void forward_wide(Source &source, const u8 *weight, c
     source.row0 = row0;
     source.rows = rows;
     typename S::Sums sums;
-    wide_product<S>(sums, source, weight, K, N, buffer);
+    wide_product<S, N>(sums, source, weight, K, buffer);
     finish<S>(sums, epilogue, out, row0, rows, 0, N, buffer, [](int row) { return row; });
 }
 

@@ -95,7 +95,9 @@ __device__ __forceinline__ void add_sample(float (&values)[CHUNK<E>], const E *m
     }
 }
 
-constexpr int SAMPLE_BYTES = 32;    // low-left element, steps to the right and down, the two weights; filled up to two chunks
+// Of a row in a coarse map: low-left element, steps to the right and down, filled up to a chunk; and the two weights. They lie in two
+// tables, so that lanes side by side write to different banks.
+constexpr int PLACE_BYTES = 16, WEIGHTS_BYTES = 8, SAMPLE_BYTES = PLACE_BYTES + WEIGHTS_BYTES;
 
 template <class S>
 constexpr int fuse_bytes() {
@@ -115,15 +117,15 @@ __device__ __forceinline__ void fuse(const typename S::E *x, const u8 *weight, c
     Product<S, gemm::Rows<S, CHANNELS>>::run(sums, source, weight, CHANNELS, WIDTH, n0, buffer);
 
     // Where each row of the tile lies in each coarse map, once for all its columns.
-    const u32 samples = buffer + finish_bytes<S, false>();
+    const u32 place_table = buffer + finish_bytes<S, false>(), weight_table = place_table + S::ROWS * 3 * PLACE_BYTES;
     for (int i = int(threadIdx.x); i < S::ROWS * 3; i += S::THREADS) {
         const int which = i / S::ROWS, r = i % S::ROWS, row = min(row0 + r, rows - 1);
         const Coarse tap = which == 0 ? taps[0] : which == 1 ? taps[1] : taps[2];
         const Sample vertical = sample(row / width % height, tap.height, height), horizontal = sample(row % width, tap.width, width);
         const u32 at = u32((row / (width * height) * tap.height + vertical.low) * tap.width + horizontal.low);
-        const u32 target = samples + u32(r * 3 + which) * SAMPLE_BYTES;
-        store_shared(target, Chunk{{at, u32(horizontal.step * WIDTH), u32(vertical.step * tap.width * WIDTH), 0}});
-        store_pair(target + 16, horizontal.weight, vertical.weight);
+        const Chunk place{{at, u32(horizontal.step * WIDTH), u32(vertical.step * tap.width * WIDTH), 0}};
+        store_shared(place_table + u32(i) * PLACE_BYTES, place);
+        store_pair(weight_table + u32(i) * WEIGHTS_BYTES, horizontal.weight, vertical.weight);
     }
     __syncthreads();
 
@@ -151,11 +153,11 @@ __device__ __forceinline__ void fuse(const typename S::E *x, const u8 *weight, c
             for (int v = 0; v < CHUNK<E>; v++) values[v] += bias[column + v];
 #pragma unroll
             for (int which = 0; which < 3; which++) {
-                const u32 at = samples + u32(r * 3 + which) * SAMPLE_BYTES;
-                const Chunk where = load_shared(at);
-                const float2 weights = load_pair(at + 16);
-                const E *map = static_cast<const E *>(taps[which].projected) + u64(where.word[0]) * WIDTH + column;
-                add_sample<E>(values, map, where.word[1], where.word[2], weights.x, weights.y);
+                const u32 sample = u32(which * S::ROWS + r);
+                const Chunk place = load_shared(place_table + sample * PLACE_BYTES);
+                const float2 weights = load_pair(weight_table + sample * WEIGHTS_BYTES);
+                const E *map = static_cast<const E *>(taps[which].projected) + u64(place.word[0]) * WIDTH + column;
+                add_sample<E>(values, map, place.word[1], place.word[2], weights.x, weights.y);
             }
             store_chunk(out + u64(row) * WIDTH + column, pack<E>(values));
         }

@@ -37,8 +37,9 @@ struct PatchRows {
         return inside ? corner[i] + (below ? u64(width) * CHANNELS : 0) + beside * CHANNELS + k % CHANNELS : nullptr;
     }
     __device__ __forceinline__ void copy(int i, u32 target, int k) const {
+        // Zeros have an address too: the corner is one that exists, and at hand.
         const E *source = at(i, k);
-        copy_async(target, source ? source : x, source ? 16 : 0);
+        copy_async(target, source ? source : corner[i], source ? 16 : 0);
     }
 };
 

@@ -13,6 +13,9 @@ namespace segface::token_attention {
 
 constexpr int NAIVE_THREADS = 256;
 
+// Terms that are summed on their own before they meet a long sum: one of all terms would lose more than a kernel may.
+constexpr int NAIVE_TERMS = 32;
+
 // One number of the encoding of a token.
 __device__ __forceinline__ float position(const float *pe, int token, int width, int channel) {
     const float *a = pe + token % width * 256, *b = pe + (width + token / width) * 256;
@@ -30,9 +33,13 @@ __device__ __forceinline__ void naive_scores(const E *x, const float *pe, const 
     const E *source = x + (u64(image) * u32(pixels) + u32(token)) * 256;
     const float *weights = a + (u64(shared_a ? 0 : image) * u32(n) + u32(row)) * 256;
     float sum = bias == nullptr ? 0.0f : bias[image * n + row];
-    for (int i = 0; i < 256; i++) {
-        // Rounded as an operand of a product is.
-        sum = fmaf(widen(narrow<E>(widen(source[i]) + position(pe, token, width, i))), widen(narrow<E>(weights[i])), sum);
+    for (int begin = 0; begin < 256; begin += NAIVE_TERMS) {
+        float part = 0;
+        for (int i = begin; i < begin + NAIVE_TERMS; i++) {
+            // Rounded as an operand of a product is.
+            part = fmaf(widen(narrow<E>(widen(source[i]) + position(pe, token, width, i))), widen(narrow<E>(weights[i])), part);
+        }
+        sum += part;
     }
     scores[(u64(image) * u32(pixels) + u32(token)) * u32(n) + u32(row)] = sum;
 }
@@ -91,9 +98,14 @@ template <class E>
 __device__ __forceinline__ void naive_pool(const E *x, const float *scores, float *pooled, int pixels) {
     const int channel = int(threadIdx.x), image = int(blockIdx.y), row = int(blockIdx.x), n = int(gridDim.x);
     float sum = 0;
-    for (int p = 0; p < pixels; p++) {
-        const u64 token = u64(image) * u32(pixels) + u32(p);
-        sum = fmaf(scores[token * u32(n) + u32(row)], widen(x[token * 256 + u32(channel)]), sum);
+    for (int begin = 0; begin < pixels; begin += NAIVE_TERMS) {
+        const int end = begin + NAIVE_TERMS < pixels ? begin + NAIVE_TERMS : pixels;
+        float part = 0;
+        for (int p = begin; p < end; p++) {
+            const u64 token = u64(image) * u32(pixels) + u32(p);
+            part = fmaf(scores[token * u32(n) + u32(row)], widen(x[token * 256 + u32(channel)]), part);
+        }
+        sum += part;
     }
     pooled[(u64(image) * u32(n) + u32(row)) * 256 + u32(channel)] = sum;
 }

@@ -7,7 +7,7 @@ use crate::ir::Slot;
 use segface_kernels::mlp_fusion::MlpFusionSpec;
 
 /// `mlp_fusion::SAMPLE_BYTES`
-const SAMPLE_BYTES: usize = 32;
+const SAMPLE_BYTES: usize = 24;
 
 /// Two launches.
 pub(super) fn mlp_fusion(l: &mut Lowering<'_>, spec: &MlpFusionSpec) {

@@ -158,8 +158,9 @@ pub fn source(kernels: &[Kernel], input: DType, classes: usize) -> String {
     for kernel in kernels {
         let (parameters, body) = kernel.text();
         let name = kernel.name();
+        // One block is enough: without a number, ptxas aims at an occupancy of its own and spills a few registers for it.
         text += &format!(
-            "extern \"C\" __global__ void __launch_bounds__({THREADS}) {name}({parameters}) {{\n    {body}\n}}\n"
+            "extern \"C\" __global__ void __launch_bounds__({THREADS}, 1) {name}({parameters}) {{\n    {body}\n}}\n"
         );
     }
     text
