@@ -1,8 +1,8 @@
 //! One network's launches: the time of each by the device's clock beside the least it can take.
 
 use crate::networks::Job;
-use crate::{Failure, emit, machine, median};
-use segface::engine::cuda::{CudaEngine, Launching};
+use crate::{Failure, emit, machine};
+use segface::engine::cuda::{CudaEngine, Launching, median};
 use segface::profile;
 use segface_codegen::explain::operator;
 use serde::Serialize;

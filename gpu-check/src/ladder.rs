@@ -1,7 +1,7 @@
 //! The ladders: one operator computed by a thread for each number, by tiles in shared memory, and by the kernels that networks use.
 
-use crate::{Failure, emit, median};
-use segface::engine::cuda::{CudaEngine, Device, Launching};
+use crate::{Failure, emit};
+use segface::engine::cuda::{CudaEngine, Device, Launching, median};
 use segface::weights::seeded_values;
 use segface_codegen::cuda::{Rung, compile_rung};
 use segface_codegen::ir::{Graph, Op, Slot};

@@ -25,9 +25,3 @@ pub fn emit(record: &impl Serialize) -> Result<(), Failure> {
     writeln!(out)?;
     Ok(out.flush()?)
 }
-
-/// The middle of `values`.
-pub fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}

@@ -2,8 +2,8 @@
 
 use crate::ladder::runs_for;
 use crate::networks::{Job, each, input};
-use crate::{Failure, emit, kernels, machine, median};
-use segface::engine::cuda::{Device, Launching};
+use crate::{Failure, emit, kernels, machine};
+use segface::engine::cuda::{Device, Launching, median};
 use segface::profile::{Batch, Known};
 use segface_codegen::Backbone;
 use segface_codegen::ir::Output;

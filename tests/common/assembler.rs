@@ -13,8 +13,6 @@ pub const ARCHITECTURES: [u32; 5] = [80, 86, 89, 90, 120];
 pub struct Assembled {
     /// What it needs.
     pub resources: Resources,
-    /// Bytes of a thread's local memory, spilled or not.
-    pub stack: usize,
     /// The ELF file.
     pub cubin: Vec<u8>,
 }
@@ -32,11 +30,8 @@ pub fn assemble(ptx: &str, arch: u32) -> Assembled {
     let log = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "ptxas for sm_{arch}: {log}");
     let resources = Resources::read(&log).unwrap_or_else(|| panic!("ptxas says no registers:\n{log}"));
-    let stack =
-        log.lines().find_map(|line| line.trim().split_once(" bytes stack frame")).and_then(|(n, _)| n.parse().ok());
-    let stack = stack.unwrap_or_else(|| panic!("ptxas says no stack frame:\n{log}"));
     let cubin = std::fs::read(&target).unwrap_or_else(|e| panic!("{}: {e}", target.display()));
-    Assembled { resources, stack, cubin }
+    Assembled { resources, cubin }
 }
 
 /// The instructions of a cubin, as text.

@@ -51,7 +51,7 @@ impl Row {
             static_shared: assembled.iter().map(|code| code.resources.static_shared).max().unwrap_or(0),
             registers: assembled.each_ref().map(|code| code.resources.registers),
             spilled: assembled.iter().map(|code| code.resources.spilled).sum(),
-            stack: assembled.iter().map(|code| code.stack).sum(),
+            stack: assembled.iter().map(|code| code.resources.stack).sum(),
             text: hash(kernel),
         }
     }
