@@ -105,7 +105,7 @@ fn compare(report: &Value, variant: Variant, truths: &[Vec<u8>], predictions: &[
     same("mean F1", &report["mean_f1"], f1[1..].iter().sum::<f64>() / (f1.len() - 1) as f64);
     let present: Vec<f64> = f1[1..].iter().copied().filter(|f1| !f1.is_nan()).collect();
     same("mean F1 of present", &report["mean_f1_of_present"], present.iter().sum::<f64>() / present.len() as f64);
-    let counted = counted(&report);
+    let counted = counted(report);
     assert_eq!(counted, truths.iter().flatten().filter(|&&label| label != 255).count() as u64);
 }
 
