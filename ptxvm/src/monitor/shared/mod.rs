@@ -5,6 +5,7 @@
 //! row of its own for its reads, so that no reader is ever forgotten; `readers` tells which rows are worth looking at, and
 //! `weak` and `strong` mostly that none is.
 
+mod apart;
 mod packed;
 mod sweep;
 #[cfg(test)]

@@ -18,10 +18,15 @@ use crate::{
 #[cold]
 #[inline(never)]
 pub(super) fn observe(warp: &mut Warp, op: &Op, slot: Slot, access: AccessOp, bytes: u64, window: &Window) {
-    let mut addresses = [0u64; 32];
-    for (lane, address) in addresses.iter_mut().enumerate() {
-        *address = address_of(warp, slot, access, op.imm, lane).wrapping_sub(window.origin);
-    }
+    let offset = op.imm;
+    // SAFETY: the decoder noted how wide the address registers are.
+    let addresses = unsafe {
+        if access.narrow() {
+            warp.lanes::<u32>(slot).map(|word| u64::from(word.wrapping_add(offset as u32)).wrapping_sub(window.origin))
+        } else {
+            warp.lanes::<u64>(slot).map(|word| word.wrapping_add(offset).wrapping_sub(window.origin))
+        }
+    };
     report(warp, op, access, bytes, window.space, warp.mask, &addresses);
 }
 
