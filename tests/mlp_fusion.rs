@@ -118,7 +118,7 @@ fn check_on_device<T: Element>(problem: &Problem, precision: Precision) -> Resul
     let weights = [Slot::Weight, Slot::Weight1, Slot::Weight2, Slot::Weight3].into_iter().zip(&numbers.weights);
     let operands: Vec<_> = taps.chain(weights).chain([(Slot::Bias, &numbers.bias)]).collect();
     let reference = |kind: Kind| vec![numbers.reference(&spec, kind)];
-    for rung in [None, Some(Rung::Naive)] {
+    for rung in [None, Some(Rung::Tiled), Some(Rung::Naive)] {
         judge_rung(rung, precision, floor(precision), Op::MlpFusion(spec), &operands, reference)?;
     }
     Ok(())

@@ -200,7 +200,7 @@ fn check_device_pass<T: Element>(problem: &Problem, precision: Precision) -> Res
         let made = [spec.update, spec.attend];
         n.reference(spec, kind).into_iter().zip(made).filter_map(|(result, made)| made.then_some(result)).collect()
     };
-    for rung in [None, Some(Rung::Naive)] {
+    for rung in [None, Some(Rung::Tiled), Some(Rung::Naive)] {
         judge_rung(rung, precision, floor(precision), Op::ImagePass(*spec), &operands, reference)?;
     }
     Ok(())

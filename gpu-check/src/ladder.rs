@@ -11,7 +11,7 @@ use segface_kernels::gemm::{GemmSpec, Prologue};
 use segface_kernels::mlp::MlpSpec;
 use segface_kernels::mlp_fusion::MlpFusionSpec;
 use segface_kernels::token_attention::ImagePassSpec;
-use segface_kernels::window_attention::{WindowCoreSpec, WindowKind, WindowPlan};
+use segface_kernels::window_attention::{WindowAttentionSpec, WindowCoreSpec, WindowKind, WindowPlan};
 use segface_kernels::{Act, Epilogue};
 use serde::Serialize;
 use std::sync::Arc;
@@ -25,12 +25,16 @@ pub struct Problem {
     pub shape: String,
     /// The operator.
     pub op: Op,
-    /// Its rungs, lowest first; the last, `None`, is what networks use.
+    /// Its rungs, lowest first; `None`, where it is one, is what networks use.
     pub rungs: &'static [Option<Rung>],
 }
 
-const TWO: &[Option<Rung>] = &[Some(Rung::Naive), None];
-const THREE: &[Option<Rung>] = &[Some(Rung::Naive), Some(Rung::Tiled), None];
+const LOWER: &[Option<Rung>] = &[Some(Rung::Naive), Some(Rung::Tiled)];
+const UPPER: &[Option<Rung>] = &[Some(Rung::Tiled), None];
+const ALL: &[Option<Rung>] = &[Some(Rung::Naive), Some(Rung::Tiled), None];
+
+/// ε of the norms.
+const EPS: f32 = 1e-5;
 
 /// How large the problems are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,40 +57,48 @@ pub fn problems(scale: Scale) -> Vec<Problem> {
 
     let [channels, hidden] = [pick(512, 64), pick(2048, 128)];
     let epilogue = Epilogue { residual: true, ..bias };
-    let mlp = MlpSpec { rows, channels, hidden, norm: Some(1e-5), act: Act::Gelu, epilogue };
+    let mlp = MlpSpec { rows, channels, hidden, norm: Some(EPS), act: Act::Gelu, epilogue };
 
     let (side, heads) = (pick(128, 10), pick(4, 2));
     let plan = WindowPlan::new([side, side], 7, 3);
-    let core = WindowCoreSpec { batch, plan, channels: 32 * heads, heads, kind: WindowKind::V1 };
+    let (channels_of_heads, kind) = (32 * heads, WindowKind::V1);
+    let core = WindowCoreSpec { batch, plan, channels: channels_of_heads, heads, kind };
+    let fused = WindowAttentionSpec {
+        batch,
+        input: [side, side],
+        channels: channels_of_heads,
+        heads,
+        window: plan.window,
+        shift: plan.shift,
+        kind,
+        eps: EPS,
+    };
 
     let base = pick(128, 8);
     let taps = [0, 1, 2, 3].map(|i| [base >> i, base >> i, base << i]);
     let fusion = MlpFusionSpec { batch, taps, width: 256 };
 
     let input = [pick(128, 6), pick(128, 6)];
-    let pass = ImagePassSpec { batch, input, tokens: 19, update: true, attend: true, shared_attend: false, eps: 1e-5 };
+    let pass = ImagePassSpec { batch, input, tokens: 19, update: true, attend: true, shared_attend: false, eps: EPS };
 
+    let windows = format!("{batch} × {side}×{side}, {heads} heads, windows of 7, shifted");
     let problem = |name, shape, op, rungs| Problem { name, shape, op, rungs };
     vec![
-        problem("gemm", format!("{rows}×{n}×{k}, bias, GELU"), Op::Gemm(gemm), THREE),
-        problem("mlp", format!("{rows} rows, {channels} → {hidden} → {channels}, norm, residual"), Op::Mlp(mlp), THREE),
-        problem(
-            "window attention",
-            format!("{batch} × {side}×{side}, {heads} heads, windows of 7, shifted"),
-            Op::WindowCore(core),
-            TWO,
-        ),
+        problem("gemm", format!("{rows}×{n}×{k}, bias, GELU"), Op::Gemm(gemm), ALL),
+        problem("mlp", format!("{rows} rows, {channels} → {hidden} → {channels}, norm, residual"), Op::Mlp(mlp), ALL),
+        problem("attention in windows", windows.clone(), Op::WindowCore(core), LOWER),
+        problem("window attention", windows + ", with norm, qkv and projection", Op::WindowAttention(fused), UPPER),
         problem(
             "mlp fusion",
             format!("{batch} × {base}×{base}, widths {base}–{} → 256", 8 * base),
             Op::MlpFusion(fusion),
-            TWO,
+            ALL,
         ),
         problem(
             "image pass",
             format!("{batch} × {}×{}, 19 tokens, both ways", input[0], input[1]),
             Op::ImagePass(pass),
-            TWO,
+            ALL,
         ),
     ]
 }

@@ -37,6 +37,8 @@ pub struct Case {
     pub spec: ModelSpec,
     /// Images, height, width.
     pub size: [usize; 3],
+    /// What is asked of it.
+    pub outputs: Vec<Output>,
     /// Passes left out.
     pub disabled: Vec<Pass>,
     /// The rung of kernels that have one.
@@ -44,9 +46,14 @@ pub struct Case {
 }
 
 impl Case {
-    /// As a user gets it.
+    /// As a user gets it, with logits and labels.
     pub fn usual(spec: ModelSpec, size: [usize; 3]) -> Self {
-        Self { spec, size, disabled: Vec::new(), rung: None }
+        Self { spec, size, outputs: vec![Output::Logits, Output::Labels], disabled: Vec::new(), rung: None }
+    }
+
+    /// Straight to labels: no logits are written.
+    pub fn labels(spec: ModelSpec, size: [usize; 3]) -> Self {
+        Self { outputs: vec![Output::Labels], ..Self::usual(spec, size) }
     }
 
     /// Its graph in `precision`. Constants are zeros.
@@ -60,7 +67,7 @@ impl Case {
             height,
             width,
             precision,
-            outputs: vec![Output::Logits, Output::Labels],
+            outputs: self.outputs.clone(),
             disabled: self.disabled.clone(),
         };
         let graph = optimise(&self.spec, &Zeros::new(&self.spec), &options, &mut |_| {});
@@ -231,12 +238,12 @@ pub fn networks(backbones: &[Backbone]) -> Vec<Case> {
     cases
 }
 
-/// A network on the lower rungs of the ladders, un-fused as far as those need it.
+/// A network on the lower rungs of the ladders, un-fused as far as those need it, and fused as far as they can be.
 pub fn rungs(backbone: Backbone) -> Vec<Case> {
     let case = Case::usual(ModelSpec { backbone, variant: Variant::Celeb }, [1, 512, 512]);
     let disabled = vec![Pass::FuseWindowAttention, Pass::FuseLayerNorm];
     let on = |rung| Case { disabled: disabled.clone(), rung: Some(rung), ..case.clone() };
-    vec![on(Rung::Naive), on(Rung::Tiled)]
+    vec![on(Rung::Naive), on(Rung::Tiled), Case { rung: Some(Rung::Tiled), ..case.clone() }]
 }
 
 /// The kernels around networks: for every element type of inputs and number of classes that they are about.

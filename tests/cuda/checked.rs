@@ -16,8 +16,9 @@ fn network(backbone: Backbone, precision: Precision) {
 }
 
 macro_rules! networks {
-    ($($test:ident $inner:ident $backbone:ident $precision:ident)*) => {$(
+    ($($(#[$attribute:meta])? $test:ident $inner:ident $backbone:ident $precision:ident)*) => {$(
         #[test]
+        $(#[$attribute])?
         fn $test() {
             assert_no_findings(concat!("checked::", stringify!($inner)));
         }
@@ -37,6 +38,14 @@ networks! {
     convnext_tiny_has_no_findings convnext_tiny ConvNextTiny F32
     resnet_has_no_findings resnet ResNet Tf32
     efficientnet_has_no_findings efficientnet EfficientNet Bf16
+    #[ignore = "minutes: the kernels of a network above, for other channels"]
+    swinv2_base_has_no_findings swinv2_base SwinV2Base Bf16
+    #[ignore = "minutes: the kernels of a network above, for other channels"]
+    swinv2_small_has_no_findings swinv2_small SwinV2Small Tf32
+    #[ignore = "minutes: the kernels of a network above, for other channels"]
+    convnext_base_has_no_findings convnext_base ConvNextBase Bf16
+    #[ignore = "minutes: the kernels of a network above, for other channels"]
+    convnext_small_has_no_findings convnext_small ConvNextSmall F16
 }
 
 macro_rules! operators {
@@ -69,5 +78,6 @@ operators! {
     resampling_has_no_findings resample small_maps
     gates_have_no_findings squeeze_excite gates_of_few_channels
     window_attention_has_no_findings window_attention the_fused_branch
+    window_attention_without_tensor_cores_has_no_findings window_attention the_fused_branch_without_tensor_cores
     window_attention_in_parts_has_no_findings window_attention attention_within_windows
 }

@@ -15,7 +15,7 @@ use segface_reference::{
     window_attention::{Scores, WindowAttention, attend, shift_mask},
 };
 use segface_tests::{
-    cuda::{judge_rung, judge_single},
+    cuda::judge_rung,
     judge::{Failure, Floor},
     operand::{Operand, Values, values},
     problems::random_problems,
@@ -94,7 +94,7 @@ fn floor(precision: Precision, terms: usize) -> Floor {
     }
 }
 
-fn fused<T: Element>(p: &Problem, precision: Precision) -> Result<(), Failure> {
+fn fused<T: Element>(p: &Problem, precision: Precision, rung: Option<Rung>) -> Result<(), Failure> {
     let channels = HEAD * p.heads;
     let width = 1.0 / (channels as f64).sqrt();
     let x = p.values.input::<T>("x", &[p.batch, p.input[0], p.input[1], channels]);
@@ -129,7 +129,7 @@ fn fused<T: Element>(p: &Problem, precision: Precision) -> Result<(), Failure> {
         (Slot::ProjWeight, &proj_weight),
         (Slot::ProjBias, &proj_bias),
     ];
-    judge_single(precision, floor(precision, channels), Op::WindowAttention(spec), &operands, |kind| {
+    judge_rung(rung, precision, floor(precision, channels), Op::WindowAttention(spec), &operands, |kind| {
         let attention = WindowAttention {
             qkv: Linear { weight: qkv_weight.tensor(kind), bias: qkv_bias.tensor(kind) },
             proj: Linear { weight: proj_weight.tensor(kind), bias: proj_bias.tensor(kind) },
@@ -164,19 +164,26 @@ fn core<T: Element>(p: &Problem, precision: Precision, rung: Option<Rung>) -> Re
 
 #[test]
 pub(crate) fn the_fused_branch() {
-    random_problems("cuda window attention", 10, problem(), |p| {
-        fused::<f32>(p, Precision::F32)?;
-        fused::<bf16>(p, Precision::Bf16)?;
-        let p = &p.whole_windows();
-        fused::<f32>(p, Precision::Tf32)?;
-        fused::<f16>(p, Precision::F16)
-    });
+    random_problems("cuda window attention", 10, problem(), |p| fused_in_every_precision(p, None));
+}
+
+#[test]
+pub(crate) fn the_fused_branch_without_tensor_cores() {
+    random_problems("cuda window attention tiled", 3, problem(), |p| fused_in_every_precision(p, Some(Rung::Tiled)));
+}
+
+fn fused_in_every_precision(p: &Problem, rung: Option<Rung>) -> Result<(), Failure> {
+    fused::<f32>(p, Precision::F32, rung)?;
+    fused::<bf16>(p, Precision::Bf16, rung)?;
+    let p = &p.whole_windows();
+    fused::<f32>(p, Precision::Tf32, rung)?;
+    fused::<f16>(p, Precision::F16, rung)
 }
 
 #[test]
 pub(crate) fn attention_within_windows() {
     random_problems("cuda window core", 6, problem(), |p| {
-        for rung in [None, Some(Rung::Naive)] {
+        for rung in [None, Some(Rung::Tiled), Some(Rung::Naive)] {
             core::<f32>(p, Precision::F32, rung)?;
             core::<f16>(p, Precision::F16, rung)?;
             core::<bf16>(p, Precision::Bf16, rung)?;

@@ -21,9 +21,18 @@ const PRODUCTS: [&str; 9] = [
     "window_attention",
 ];
 
-/// Rooms whose results are rows of elements: stored 16 bytes a lane, without exception.
-const ROWS: [&str; 8] =
-    ["conv", "depthwise", "gemm", "mlp", "mlp_fusion", "mlp_fusion_project", "patch_merge", "window_attention"];
+/// Rooms whose results are rows of elements, or of logits: stored 16 bytes a lane, without exception.
+const ROWS: [&str; 9] = [
+    "conv",
+    "depthwise",
+    "gemm",
+    "mask_head",
+    "mlp",
+    "mlp_fusion",
+    "mlp_fusion_project",
+    "patch_merge",
+    "window_attention",
+];
 
 /// Opcodes of a disassembled kernel, with all their suffixes.
 fn opcodes(text: &str) -> BTreeSet<String> {

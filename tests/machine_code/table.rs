@@ -117,7 +117,7 @@ fn save(tools: &str, rows: &BTreeMap<String, Row>) {
 }
 
 /// Every network as users run it: in bf16 all of them, the first with all label sets (the others' add nothing, which
-/// `other_label_sets_have_the_same_kernels` shows); in the other precisions one of each kind, one image.
+/// `other_label_sets_have_the_same_kernels` shows); in the other precisions one of each kind, one image. One straight to labels, too.
 fn usual() -> Instances {
     let mut found = Instances::new();
     for case in instances::networks(&Backbone::ALL) {
@@ -128,6 +128,10 @@ fn usual() -> Instances {
         if variant == Variant::Celeb && KINDS.contains(&backbone) && case.size == [1, 512, 512] {
             collect(&mut found, case.kernels(&[Precision::F16, Precision::Tf32, Precision::F32]));
         }
+    }
+    for variant in Variant::ALL {
+        let case = Case::labels(ModelSpec { backbone: Backbone::MobileNet, variant }, [1, 512, 512]);
+        collect(&mut found, case.kernels(&[Precision::Bf16, Precision::F16, Precision::Tf32, Precision::F32]));
     }
     found
 }

@@ -143,10 +143,11 @@ impl KernelText {
         self.resident = blocks;
     }
 
-    /// The finished kernel.
-    pub(crate) fn finish(&self) -> Kernel {
+    /// The finished kernel; as a rung of a ladder it is called so, and may use `Plain`.
+    pub(crate) fn finish(&self, is_plain_rung: bool) -> Kernel {
+        let (more, suffix): (&[&str], _) = if is_plain_rung { (&["cuda/plain.cuh"], "_rung") } else { (&[], "") };
         let mut source = String::new();
-        for include in &self.includes {
+        for include in self.includes.iter().chain(more) {
             let _ = writeln!(source, "#include \"{include}\"");
         }
         let text = format!(
@@ -158,7 +159,7 @@ impl KernelText {
             self.body
         );
         source += &text;
-        let name = format!("{}_{:08x}", self.room, fnv(source.as_bytes()) as u32);
+        let name = format!("{}{suffix}_{:08x}", self.room, fnv(source.as_bytes()) as u32);
         Kernel {
             source: source.replace(" NAME(", &format!(" {name}(")),
             name,

@@ -33,13 +33,10 @@ impl Tile {
         Self { rows, columns, warps_m: warps[0], warps_n: warps[1], row_bytes, stages }
     }
 
-    /// The template's arguments.
-    pub fn shape(&self, precision: Precision) -> String {
+    /// The template with its arguments, for products by `fragment` (`cuda/number.cuh`).
+    pub fn shape(&self, fragment: &str) -> String {
         let Tile { rows, columns, warps_m, warps_n, row_bytes, stages } = self;
-        format!(
-            "Shape<{}, {rows}, {columns}, {warps_m}, {warps_n}, {row_bytes}, {stages}>",
-            precision.fragment().name()
-        )
+        format!("Shape<{fragment}, {rows}, {columns}, {warps_m}, {warps_n}, {row_bytes}, {stages}>")
     }
 
     /// Threads of a block.

@@ -9,8 +9,9 @@
 // second-level cache, one byte a pixel. Nothing in between leaves the chip.
 //
 // A block takes ROWS tokens of one image. Warp (m, n) makes outer sub-pixel n of its rows in the first product, so norm, second product and
-// hypernetwork product of it are the warp's own: no barrier but that of the second weight. Labels of the tile are gathered
-// in shared memory and leave as one word per token and line of pixels.
+// hypernetwork product of it are the warp's own: no barrier but that of the second weight. Results are gathered in shared memory: labels
+// of the whole tile leave as one word per token and line of pixels, logits of two lines of 16 tokens a warp in chunks of 16 bytes, a
+// token's 4 pixels side by side, so that whole sectors are written.
 #pragma once
 #include "cuda/activation.cuh"
 #include "cuda/resident.cuh"
@@ -42,12 +43,18 @@ struct MaskHead {
     static constexpr int WEIGHT2_BYTES = 64 / PACK_K<P> * 16 * PACK_BYTES;
     static constexpr int X_BYTES = XTile::bytes(ROWS), BUFFER_BYTES = First::BYTES, U_BYTES = UTile::bytes(WARP_ROWS);
     static constexpr int HYPER_BYTES = UTile::bytes(CLASS_ATOMS * 8);
-    static constexpr int BYTES = X_BYTES + BUFFER_BYTES + WARPS_M * WARPS_N * U_BYTES + HYPER_BYTES + ROWS * 16;
+    // Logits lie behind the second weight, over what is left of the buffer and over u: [2 lines][TOKENS][4 pixels][CLASSES], an odd
+    // number of chunks a token. Then a warp's store of 8 tokens × 4 pairs, of even tokens the even class of a pair and of odd ones the
+    // odd class, is in 32 banks.
+    static constexpr int TOKENS = WARPS_M * 16, TOKEN_BYTES = (CLASSES | 1) * 16, LOGITS_BYTES = 2 * TOKENS * TOKEN_BYTES;
+    static constexpr int U_ALL_BYTES = WARPS_M * WARPS_N * U_BYTES, OVER_BYTES = BUFFER_BYTES - WEIGHT2_BYTES + U_ALL_BYTES;
+    static constexpr int GATHER_BYTES = LABELS ? ROWS * 16 : LOGITS_BYTES > OVER_BYTES ? LOGITS_BYTES - OVER_BYTES : 0;
+    static constexpr int BYTES = X_BYTES + BUFFER_BYTES + U_ALL_BYTES + GATHER_BYTES + HYPER_BYTES;
     static_assert(WEIGHT2_BYTES <= BUFFER_BYTES, "the second weight lies where the first was streamed");
 
     static __device__ __forceinline__ void run(const Operands &o) {
         const u32 x_base = shared_address(shared_memory), buffer = x_base + X_BYTES, u_base = buffer + BUFFER_BYTES;
-        const u32 hyper_base = u_base + WARPS_M * WARPS_N * U_BYTES, label_base = hyper_base + HYPER_BYTES;
+        const u32 label_base = u_base + U_ALL_BYTES, hyper_base = label_base + GATHER_BYTES;
         const int thread = int(threadIdx.x), lane = lane_id(), g = lane >> 2, t = lane & 3, warp = thread / 32;
         const int image = int(blockIdx.y), first = int(blockIdx.x) * ROWS, tokens = o.height * o.width;
         const int row0 = First::warp_row(), outer = First::warp_n();
@@ -78,91 +85,140 @@ struct MaskHead {
         wait_copies<0>();
         __syncthreads();
 
-#pragma unroll 1
-        for (int inner = 0; inner < 4; inner++) {
-            {
-                float sums[M_ATOMS][4][4] = {};
-                constexpr int PACKS = 64 / PACK_K<P>;
-#pragma unroll
-                for (int pack = 0; pack < PACKS; pack++) {
-                    typename M::A rows[M_ATOMS][M::PACK_STEPS];
-#pragma unroll
-                    for (int m = 0; m < M_ATOMS; m++)
-#pragma unroll
-                        for (int s = 0; s < M::PACK_STEPS; s++) {
-                            rows[m][s] = M::load_a(tile, row0 + m * 16, outer * 64 + pack * PACK_K<P> + s * M::K);
-                        }
-#pragma unroll
-                    for (int n = 0; n < 4; n++) {
-                        typename M::B weight[M::PACK_STEPS];
-                        M::load_b_packed(weight, buffer + u32(pack * 16 + inner * 4 + n) * PACK_BYTES);
-#pragma unroll
-                        for (int s = 0; s < M::PACK_STEPS; s++)
-#pragma unroll
-                            for (int m = 0; m < M_ATOMS; m++) M::multiply(sums[m][n], rows[m][s], weight[s]);
-                    }
-                }
-#pragma unroll
-                for (int n = 0; n < 4; n++) {
-                    const float2 bias = *reinterpret_cast<const float2 *>(o.bias2 + n * 8 + 2 * t);
-#pragma unroll
-                    for (int m = 0; m < M_ATOMS; m++)
-#pragma unroll
-                        for (int half = 0; half < 2; half++) {
-                            u_tile.store_pair(m * 16 + half * 8 + g, n * 8 + 2 * t, gelu(sums[m][n][2 * half] + bias.x),
-                                              gelu(sums[m][n][2 * half + 1] + bias.y));
-                        }
-                }
-            }
-            __syncwarp();
-            float logits[M_ATOMS][CLASS_ATOMS][4] = {};
-#pragma unroll
-            for (int k = 0; k < 32; k += M::K) {
-                typename M::A rows[M_ATOMS];
-#pragma unroll
-                for (int m = 0; m < M_ATOMS; m++) rows[m] = M::load_a(u_tile, m * 16, k);
-#pragma unroll
-                for (int n = 0; n < CLASS_ATOMS; n++) {
-                    const typename M::B filter = M::load_b_rows(hyper, n * 8, k);
-#pragma unroll
-                    for (int m = 0; m < M_ATOMS; m++) M::multiply(logits[m][n], rows[m], filter);
-                }
-            }
-            // The pixel's place in the token's 4 × 4.
-            const int line = outer / 2 * 2 + inner / 2, column = outer % 2 * 2 + inner % 2;
-#pragma unroll
-            for (int m = 0; m < M_ATOMS; m++)
-#pragma unroll
-                for (int half = 0; half < 2; half++) {
-                    const int row = row0 + m * 16 + half * 8 + g;
-                    if constexpr (LABELS) {
-                        const int label = first_maximum(logits[m], half, t);
-                        if (t == 0) {
-                            asm volatile("st.shared.u8 [%0], %1;" ::"r"(label_base + u32(row * 16 + line * 4 + column)), "r"(label) : "memory");
-                        }
-                    } else if (const int token = first + row; token < tokens) {
-                        const int y = token / o.width * 4 + line, at = token % o.width * 4 + column;
-                        float *out = o.logits + ((u64(image) * u32(o.height * 4) + u32(y)) * u32(o.width * 4) + u32(at)) * CLASSES;
-#pragma unroll
-                        for (int n = 0; n < CLASS_ATOMS; n++)
-#pragma unroll
-                            for (int j = 0; j < 2; j++) {
-                                if (n * 8 + 2 * t + j < CLASSES) out[n * 8 + 2 * t + j] = logits[m][n][2 * half + j];
-                            }
-                    }
-                }
-            // The next sub-pixel overwrites u.
-            __syncwarp();
-        }
         if constexpr (LABELS) {
+#pragma unroll 1
+            for (int inner = 0; inner < 4; inner++) {
+                Logits logits;
+                sub_pixel(logits, o, tile, u_tile, hyper, buffer, row0, outer, inner, t, g);
+#pragma unroll
+                for (int m = 0; m < M_ATOMS; m++)
+#pragma unroll
+                    for (int half = 0; half < 2; half++) {
+                        // The pixel's place in the token's 4 × 4.
+                        const int line = outer / 2 * 2 + inner / 2, column = outer % 2 * 2 + inner % 2;
+                        const int row = row0 + m * 16 + half * 8 + g, label = first_maximum(logits[m], half, t);
+                        const u32 target = label_base + u32((line * ROWS + row) * 4 + column);
+                        if (t == 0) asm volatile("st.shared.u8 [%0], %1;" ::"r"(target), "r"(label) : "memory");
+                    }
+            }
             __syncthreads();
             for (int i = thread; i < ROWS * 4; i += THREADS) {
                 const int line = i / ROWS, row = i % ROWS, token = first + row;
                 if (token >= tokens) continue;
                 const u64 y = u64(image) * u32(o.height * 4) + u32(token / o.width * 4 + line);
-                reinterpret_cast<u32 *>(o.labels)[y * u32(o.width) + u32(token % o.width)] = load_word(label_base + u32(row * 16 + line * 4));
+                u32 *out = reinterpret_cast<u32 *>(o.labels) + y * u32(o.width) + u32(token % o.width);
+                *out = load_word(label_base + u32(i) * 4);
+            }
+        } else {
+            const u32 logits_base = buffer + WEIGHT2_BYTES;
+#pragma unroll 1
+            for (int line = 0; line < 2; line++) {
+                Logits left = {}, right = {};
+                // Not unrolled: two sub-pixels at once are more registers than there are.
+#pragma unroll 1
+                for (int column = 0; column < 2; column++) {
+#pragma unroll
+                    for (int m = 0; m < M_ATOMS; m++)
+#pragma unroll
+                        for (int n = 0; n < CLASS_ATOMS; n++)
+#pragma unroll
+                            for (int i = 0; i < 4; i++) left[m][n][i] = right[m][n][i];
+                    sub_pixel(right, o, tile, u_tile, hyper, buffer, row0, outer, line * 2 + column, t, g);
+                }
+#pragma unroll
+                for (int m = 0; m < M_ATOMS; m++) {
+                    // u, or the logits before, have been read.
+                    __syncthreads();
+                    gather(left[m], logits_base, outer, 0, t, g);
+                    gather(right[m], logits_base, outer, 1, t, g);
+                    __syncthreads();
+                    for (int i = thread; i < 2 * TOKENS * CLASSES; i += THREADS) {
+                        const int chunk = i % CLASSES, slot = i / CLASSES, row = slot % TOKENS;
+                        const int token = first + row / 16 * WARP_ROWS + m * 16 + row % 16;
+                        if (token >= tokens) continue;
+                        const int y = token / o.width * 4 + slot / TOKENS * 2 + line;
+                        const u64 place = (u64(image) * u32(o.height * 4) + u32(y)) * u32(o.width) + u32(token % o.width);
+                        const Chunk some = load_shared(logits_base + u32(slot * TOKEN_BYTES + chunk * 16));
+                        store_chunk(o.logits + (place * CLASSES + chunk) * 4, some);
+                    }
+                }
+                // The next line's u takes their place.
+                __syncthreads();
             }
         }
+    }
+
+    using Logits = float[M_ATOMS][CLASS_ATOMS][4];
+
+    // Logits of one of a token's 16 pixels: second product, GELU, product with the hypernetwork's filters. u is the warp's own.
+    static __device__ __forceinline__ void sub_pixel(Logits &logits, const Operands &o, const XTile &tile, const UTile &u_tile,
+                                                     const UTile &hyper, u32 buffer, int row0, int outer, int inner, int t, int g) {
+        {
+            float sums[M_ATOMS][4][4] = {};
+            constexpr int PACKS = 64 / PACK_K<P>;
+#pragma unroll
+            for (int pack = 0; pack < PACKS; pack++) {
+                typename M::A rows[M_ATOMS][M::PACK_STEPS];
+#pragma unroll
+                for (int m = 0; m < M_ATOMS; m++)
+#pragma unroll
+                    for (int s = 0; s < M::PACK_STEPS; s++) {
+                        rows[m][s] = M::load_a(tile, row0 + m * 16, outer * 64 + pack * PACK_K<P> + s * M::K);
+                    }
+#pragma unroll
+                for (int n = 0; n < 4; n++) {
+                    typename M::B weight[M::PACK_STEPS];
+                    M::load_b_packed(weight, buffer + u32(pack * 16 + inner * 4 + n) * PACK_BYTES);
+#pragma unroll
+                    for (int s = 0; s < M::PACK_STEPS; s++)
+#pragma unroll
+                        for (int m = 0; m < M_ATOMS; m++) M::multiply(sums[m][n], rows[m][s], weight[s]);
+                }
+            }
+            // All lanes are past their use of the u before.
+            __syncwarp();
+#pragma unroll
+            for (int n = 0; n < 4; n++) {
+                const float2 bias = *reinterpret_cast<const float2 *>(o.bias2 + n * 8 + 2 * t);
+#pragma unroll
+                for (int m = 0; m < M_ATOMS; m++)
+#pragma unroll
+                    for (int half = 0; half < 2; half++) {
+                        u_tile.store_pair(m * 16 + half * 8 + g, n * 8 + 2 * t, gelu(sums[m][n][2 * half] + bias.x),
+                                          gelu(sums[m][n][2 * half + 1] + bias.y));
+                    }
+            }
+        }
+        __syncwarp();
+        clear(logits);
+#pragma unroll
+        for (int k = 0; k < 32; k += M::K) {
+            typename M::A rows[M_ATOMS];
+#pragma unroll
+            for (int m = 0; m < M_ATOMS; m++) rows[m] = M::load_a(u_tile, m * 16, k);
+#pragma unroll
+            for (int n = 0; n < CLASS_ATOMS; n++) {
+                const typename M::B filter = M::load_b_rows(hyper, n * 8, k);
+#pragma unroll
+                for (int m = 0; m < M_ATOMS; m++) M::multiply(logits[m][n], rows[m], filter);
+            }
+        }
+    }
+
+    // Logits of 16 tokens of a warp, at one column of one line, to where the block gathers them.
+    static __device__ __forceinline__ void gather(const float (&logits)[CLASS_ATOMS][4], u32 base, int outer, int column, int t, int g) {
+        const int slot = outer / 2 * TOKENS + int(threadIdx.x) / 32 % WARPS_M * 16 + g, odd = g & 1;
+        const u32 target = base + u32(slot * TOKEN_BYTES + ((outer % 2 * 2 + column) * CLASSES + 2 * t) * 4);
+#pragma unroll
+        for (int half = 0; half < 2; half++)
+#pragma unroll
+            for (int n = 0; n < CLASS_ATOMS; n++)
+#pragma unroll
+                for (int turn = 0; turn < 2; turn++) {
+                    const int j = turn ^ odd;
+                    const float value = odd ? logits[n][2 * half + (turn ^ 1)] : logits[n][2 * half + turn];
+                    if (n * 8 + 2 * t + j < CLASSES) store_number(target + u32(half * 8 * TOKEN_BYTES + (n * 8 + j) * 4), value);
+                }
     }
 
     // sums → gelu(norm(sums + b1)) into the tile's columns of this warp; a warp has all 64 of a sub-pixel.

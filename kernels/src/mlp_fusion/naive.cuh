@@ -2,7 +2,7 @@
 // For comparison and for tests of the rungs above:
 //
 //   naive          this file: operands of every multiply-add come from the caches
-//   tiled          `forward.cuh` with `Single`: tiles in shared memory, fused multiply-adds
+//   tiled          `forward.cuh` with `Plain`, in f32 `Single`: tiles in shared memory, fused multiply-adds
 //   tensor core    `forward.cuh` with `Half`, `Bfloat`, `Tf32`
 //
 // Weights row-major [width, C_i] in the element type.

@@ -2,7 +2,8 @@
 // memory in f32. For comparison and for tests of the rungs above:
 //
 //   naive          this file: scores [P, N] cross memory four times, every operand is read from the caches for every number
-//   tiled          `forward.cuh` with `Single`: tiles of tokens in shared memory, fused multiply-adds, nothing of size [P, N] in memory
+//   tiled          `forward.cuh` with `Plain`, in f32 `Single`: tiles of tokens in shared memory, fused multiply-adds, nothing of size
+//                  [P, N] in memory
 //   tensor core    `forward.cuh` with `Half`, `Bfloat`, `Tf32`
 //
 // Operands as in `forward.cuh`, but A_u, V_u, A_a are f32 [batch, N, 256] as the token step leaves them.

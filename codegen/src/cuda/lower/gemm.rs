@@ -112,7 +112,7 @@ impl Product {
 
     /// S, E and Epi, and the block.
     pub(super) fn define(&self, text: &mut KernelText, l: &Lowering<'_>, epilogue: &Epilogue) {
-        text.define(format!("using S = {};", self.tile.shape(l.precision)));
+        text.define(format!("using S = {};", self.tile.shape(&l.fragment_name())));
         text.define(format!("using E = S::E;\nusing Epi = {};", epilogue_type(epilogue)));
         text.block(self.tile.threads(), self.shared, self.bytes);
     }

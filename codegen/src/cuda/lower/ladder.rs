@@ -23,11 +23,17 @@ pub enum Rung {
     Tiled,
 }
 
+/// Whether the rung of the operator is its usual kernels with `cuda/plain.cuh`, or without any tensor cores already.
+pub(super) fn is_plain(rung: Rung, op: &Op) -> bool {
+    let usual = matches!(op, Op::WindowAttention(_) | Op::WindowCore(_) | Op::MlpFusion(_) | Op::ImagePass(_));
+    rung == Rung::Tiled && usual
+}
+
 /// Adds the launches of `rung` for a node that has one; says whether it has.
 pub(super) fn lower(l: &mut Lowering<'_>, rung: Rung) -> bool {
     match l.node().op {
         Op::Gemm(spec) if spec.prologue == Prologue::None && spec.epilogue.norm.is_none() => gemm(l, &spec, rung),
-        Op::Mlp(spec) if is_plain(&spec.epilogue) => mlp(l, &spec, rung),
+        Op::Mlp(spec) if has_plain_epilogue(&spec.epilogue) => mlp(l, &spec, rung),
         Op::WindowCore(spec) if rung == Rung::Naive => window_core(l, &spec),
         Op::MlpFusion(spec) if rung == Rung::Naive => mlp_fusion(l, &spec),
         Op::ImagePass(spec) if rung == Rung::Naive => image_pass(l, &spec),
@@ -37,7 +43,7 @@ pub(super) fn lower(l: &mut Lowering<'_>, rung: Rung) -> bool {
 }
 
 /// What the MLP's lower rungs can do behind the second layer: bias, scale, residual.
-fn is_plain(epilogue: &Epilogue) -> bool {
+fn has_plain_epilogue(epilogue: &Epilogue) -> bool {
     let nothing = Act::Identity;
     epilogue.bias && epilogue.norm.is_none() && (epilogue.act, epilogue.act_after) == (nothing, nothing)
 }

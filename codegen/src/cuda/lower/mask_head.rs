@@ -21,12 +21,18 @@ pub(super) fn mask_head(l: &mut Lowering<'_>, spec: &MaskHeadSpec) {
     let mut text = KernelText::new("mask_head", "mask_head/forward.cuh");
     text.define(format!("using P = {};\nusing E = P::Element;", fragment.name()));
     text.define(format!("using Head = mask_head::MaskHead<P, {classes}, {labels}>;"));
-    // Tile, two stages of the first weight (where the second lies later), each warp's u, the filters, labels.
+    // Tile, two stages of the first weight (where the second lies later), each warp's u, the filters; labels, or the part of the gathered
+    // logits that is beyond what the second weight and u leave.
     let tile = rows * WIDTH * size;
     let stages = 2 * WIDTH * 64;
     let upscaled = 8 * (rows / 2) * UPSCALED * size;
     let filters = classes.next_multiple_of(8) * UPSCALED * size;
-    text.block(THREADS, tile + stages + upscaled + filters + rows * 16, "mask_head::bytes<Head>()");
+    let gathered = if labels {
+        rows * 16
+    } else {
+        (2 * 32 * (classes | 1) * 16).saturating_sub(stages - 4 * UPSCALED * MIDDLE * size + upscaled)
+    };
+    text.block(THREADS, tile + stages + upscaled + filters + gathered, "mask_head::bytes<Head>()");
     if labels && classes <= 24 {
         text.resident(2);
     }

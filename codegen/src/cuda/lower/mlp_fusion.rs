@@ -49,7 +49,7 @@ pub(super) fn mlp_fusion(l: &mut Lowering<'_>, spec: &MlpFusionSpec) {
     let coarse_depth = (1..4).map(|i| pixels[i] * taps[i][2]).sum::<usize>() / coarse_pixels.max(1);
     let shape = product(l, "CoarseTaps", coarse_pixels, coarse_depth);
     let mut text = KernelText::new("mlp_fusion_project", "mlp_fusion/forward.cuh");
-    text.define(format!("using S = {};\nusing E = S::E;", shape.shape(l.precision)));
+    text.define(format!("using S = {};\nusing E = S::E;", shape.shape(&l.fragment_name())));
     text.block(shape.threads(), shape.bytes(false), "mlp_fusion::project_bytes<S>()");
     write_coarse(&mut text);
     text.parameter("int batch", Argument::I32(batch as i32));
@@ -69,7 +69,7 @@ pub(super) fn mlp_fusion(l: &mut Lowering<'_>, spec: &MlpFusionSpec) {
 
     let shape = product(l, "FineTap", pixels[0], taps[0][2]);
     let mut text = KernelText::new("mlp_fusion", "mlp_fusion/forward.cuh");
-    text.define(format!("using S = {};\nusing E = S::E;", shape.shape(l.precision)));
+    text.define(format!("using S = {};\nusing E = S::E;", shape.shape(&l.fragment_name())));
     let shared = shape.loop_bytes().max(shape.finish_bytes(false) + shape.rows * 3 * SAMPLE_BYTES);
     text.block(shape.threads(), shared, "mlp_fusion::fuse_bytes<S>()");
     write_coarse(&mut text);

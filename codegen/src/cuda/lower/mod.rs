@@ -34,6 +34,8 @@ pub(crate) struct Lowering<'g> {
     pub(crate) precision: Precision,
     /// The rung of kernels that have one, the top if none.
     rung: Option<Rung>,
+    /// Whether the node's kernels are those of networks without tensor cores.
+    plain: bool,
     /// How tiles are chosen.
     pub(crate) tuning: &'g Tuning,
     node: usize,
@@ -55,7 +57,7 @@ pub(crate) struct Parts {
 impl<'g> Lowering<'g> {
     pub(crate) fn new(graph: &'g Graph, precision: Precision, rung: Option<Rung>, tuning: &'g Tuning) -> Self {
         let parts = Parts { workspaces: vec![0; graph.nodes.len()], ..Parts::default() };
-        Self { graph, precision, rung, tuning, node: 0, parts }
+        Self { graph, precision, rung, plain: false, tuning, node: 0, parts }
     }
 
     /// The tile for a product that the next launch makes.
@@ -84,10 +86,12 @@ impl<'g> Lowering<'g> {
     /// Adds the launches of node `index`.
     pub(crate) fn lower(&mut self, index: usize) {
         self.node = index;
+        let op = &self.graph.nodes[index].op;
+        self.plain = self.rung.is_some_and(|rung| ladder::is_plain(rung, op));
         if self.rung.is_some_and(|rung| ladder::lower(self, rung)) {
             return;
         }
-        match &self.graph.nodes[index].op {
+        match op {
             Op::Gemm(spec) => gemm::gemm(self, spec),
             Op::LayerNorm(spec) => layer_norm::layer_norm(self, spec),
             Op::Mlp(spec) => mlp::mlp(self, spec),
@@ -125,6 +129,18 @@ impl<'g> Lowering<'g> {
     /// The element type's name in `cuda/number.cuh`.
     pub(crate) fn element_name(&self) -> &'static str {
         element_type(self.precision.dtype())
+    }
+
+    /// Whether kernels do without tensor cores; [`Lowering::fragment_name`] says so, and what lies beside `Plain` must be included.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.plain
+    }
+
+    /// How products are computed, a name in `cuda/number.cuh` or `Plain` of one.
+    pub(crate) fn fragment_name(&self) -> String {
+        let name = self.precision.fragment().name();
+        // In exact f32 there are no tensor cores anyway.
+        if self.plain && self.precision != Precision::F32 { format!("Plain<{name}>") } else { name.into() }
     }
 
     /// The operand in `slot` in the element type of activations.
@@ -197,7 +213,7 @@ impl<'g> Lowering<'g> {
     }
 
     fn add_launch(&mut self, text: &KernelText, grid: [u32; 3], cooperative: bool, flops: u64, bytes: u64) {
-        let kernel = text.finish();
+        let kernel = text.finish(self.plain);
         let known = self.parts.kernels.iter().position(|k| k.name == kernel.name);
         let kernel = known.unwrap_or_else(|| {
             self.parts.kernels.push(kernel);

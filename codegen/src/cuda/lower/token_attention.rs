@@ -71,7 +71,8 @@ pub(super) fn image_pass(l: &mut Lowering<'_>, spec: &ImagePassSpec) {
         false => (Argument::Null, Argument::Null),
     };
     let mut text = KernelText::new("image_pass", "token_attention/forward.cuh");
-    text.define(format!("using Pass = token_attention::ImagePass<{name}, {tokens}, {update}, {attend}>;"));
+    let atom = l.fragment_name();
+    text.define(format!("using Pass = token_attention::ImagePass<{atom}, {tokens}, {update}, {attend}>;"));
     text.define("using E = Pass::E;");
     // Two tiles, two stages of weights, maxima, sums and factors of the rows of scores, an even number of atoms.
     let statistics_bytes = 3 * 4 * 16 * rows.div_ceil(16).next_multiple_of(2);

@@ -77,8 +77,11 @@ fn attend(l: &mut Lowering<'_>, spec: &WindowAttentionSpec, x: Argument, norms: 
     let mut text = KernelText::new("window_attention", "window_attention/forward.cuh");
     text.define(format!(
         "using C = window_attention::Config<{}, {window}, {channels}, window_attention::Kind::{kind:?}, 1, {group}, {stages}>;",
-        l.precision.fragment().name()
+        l.fragment_name()
     ));
+    if l.is_plain() {
+        text.include("window_attention/plain.cuh");
+    }
     text.define("using E = C::S::E;");
     text.block(128 * group, loop_bytes.max(tiles), "window_attention::bytes<C>()");
     text.parameter("const E *x", x);
