@@ -125,6 +125,20 @@ impl PackedMatrix {
         Self { header, storage: Storage::Owned(lines) }
     }
 
+    /// Packs B given transposed, as k rows of n: `weight[k_index · n + n_index]`, rounded to T. The data gradient of a product
+    /// multiplies by the weight this way round.
+    ///
+    /// # Panics
+    /// If `weight` does not hold n·k values.
+    pub fn pack_transposed<T: Element>(isa: Isa, n: usize, k: usize, weight: &[f32]) -> Self {
+        assert_eq!(weight.len(), n * k, "a [{k}, {n}] matrix");
+        let header = PackedHeader { n, k, dtype: T::DTYPE };
+        let bytes = packed_len::<T>(n, k) * size_of::<T>();
+        let mut lines = vec![Line([0; PANEL]); bytes / size_of::<Line>()];
+        super::pack_columns_f32::<T>(isa, n, k, weight, n, bytemuck::cast_slice_mut(&mut lines));
+        Self { header, storage: Storage::Owned(lines) }
+    }
+
     /// Takes packed bytes (as [`PackedMatrix::as_bytes`] gave them) out of shared memory, without copying.
     ///
     /// # Errors
