@@ -7,6 +7,7 @@
 
 mod engine;
 mod layout;
+pub mod ours;
 
 pub use engine::{Draws, Engine, Loss, Ready};
 pub use layout::{ALIGNMENT, Entry, Layout, Role};

@@ -1,5 +1,5 @@
 //! Gradient of a product's weight, on the CPU. The gradient of its data is a product itself: by the weight packed the other
-//! way round ([`PackedMatrix::pack_transposed`](super::PackedMatrix::pack_transposed)).
+//! way round ([`PackedMatrix::repack`](super::PackedMatrix::repack)).
 //!
 //! `d_weight[n, k] += Σ_m d_out[m, n] · x[m, k]`, `d_bias[n] += Σ_m d_out[m, n]`. FLOPs 2·rows·n·k.
 //!
