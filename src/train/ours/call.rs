@@ -21,6 +21,7 @@ use segface_kernels::loss::{Loss, LossOperands};
 use segface_kernels::mask_head::backward::MaskProductBackwardOperands;
 use segface_kernels::squeeze_excite::backward::SqueezeExciteBackwardOperands;
 use segface_kernels::stochastic_depth::Draw;
+use segface_kernels::window_attention::backward::WindowCoreBackwardOperands;
 use segface_kernels::{Context, Epilogue, Gradient};
 
 /// What belongs to one micro-batch.
@@ -264,8 +265,24 @@ fn backward(call: &Call<'_, '_>, context: &mut Context, sums: &mut Sums<'_>, op:
             };
             k::mask_head::backward::mask_product_backward(context, spec, operands);
         }
-        BackwardOp::PatchGather(_) | BackwardOp::WindowCore(_) => {
-            unreachable!("refused when the engine was made")
+        BackwardOp::PatchGather(spec) => {
+            k::patch_merge::backward::patch_gather_backward::<f32>(context, spec, d_out(), first());
+        }
+        BackwardOp::WindowCore(spec) => {
+            let area = spec.plan.window * spec.plan.window;
+            let mut bias = sums.target(node, Slot::ScoreBias, spec.heads * area * area);
+            let mut scale = sums.target(node, Slot::ScoreScale, spec.heads);
+            let operands = WindowCoreBackwardOperands::<f32> {
+                qkv: call.operand(Slot::X),
+                score_scale: call.operand(Slot::ScoreScale),
+                bias: call.operand(Slot::ScoreBias),
+                d_out: d_out(),
+                d_qkv: first(),
+                d_bias: bias.slice(),
+                d_score_scale: scale.slice(),
+            };
+            k::window_attention::backward::window_core_backward(context, spec, operands);
+            sums.finish([bias, scale]);
         }
     }
 }
