@@ -33,6 +33,9 @@ pub trait Engine {
     /// The same, to be cleared, clipped or replaced by those of all replicas.
     fn gradients_mut(&mut self) -> &mut [f32];
 
+    /// Parameters to be changed by gradients.
+    fn parameters_and_gradients(&mut self) -> (&mut [f32], &[f32]);
+
     /// Forward and backward of one micro-batch in training mode: adds `scale` times the gradients of its loss, and moves the running
     /// statistics of batch norms that are trained. Batch norms and both parts of the loss see this micro-batch only, as a replica's do in
     /// the published training.

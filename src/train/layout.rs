@@ -1,6 +1,6 @@
 //! Where each tensor of a network lies in the flat arrays of a training run.
 
-use segface_codegen::{ModelSpec, manifest};
+use segface_codegen::{ModelSpec, TensorDecl, manifest};
 use std::ops::Range;
 
 /// Tensors start at multiples of this many values: 64 bytes of f32.
@@ -59,8 +59,13 @@ pub struct Layout {
 impl Layout {
     /// The layout of a network, everything trained.
     pub fn new(model: ModelSpec) -> Layout {
+        Layout::of(model, manifest(&model))
+    }
+
+    /// The same of these tensors: a network of another kind, for which `model` only stands.
+    pub fn of(model: ModelSpec, tensors: Vec<TensorDecl>) -> Layout {
         let mut layout = Layout { model, parameters: Vec::new(), buffers: Vec::new(), lens: [0; 2] };
-        for decl in manifest(&model) {
+        for decl in tensors {
             let role = Role::of(&decl.name);
             let (entries, len) = match role {
                 Role::Parameter => (&mut layout.parameters, &mut layout.lens[0]),

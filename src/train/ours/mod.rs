@@ -160,6 +160,10 @@ impl Engine for OurEngine {
         self.store.gradients_mut()
     }
 
+    fn parameters_and_gradients(&mut self) -> (&mut [f32], &[f32]) {
+        self.store.parameters_and_gradients()
+    }
+
     fn accumulate(&mut self, batch: &Batch, draws: Draws, scale: f32, _: &mut Ready<'_>) -> Result<Loss, Error> {
         self.accumulate_observed(batch, draws, scale, &mut |_, _| {})
     }

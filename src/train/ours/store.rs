@@ -104,6 +104,11 @@ impl Store {
         &mut self.gradients
     }
 
+    pub(super) fn parameters_and_gradients(&mut self) -> (&mut [f32], &[f32]) {
+        self.stale[0] = true;
+        (&mut self.parameters, &self.gradients)
+    }
+
     pub(super) fn bytes(&self) -> usize {
         let flat = self.parameters.len() + self.buffers.len() + self.gradients.len();
         let numbers: usize = self.numbers.iter().flatten().map(|numbers| numbers.len()).sum();
