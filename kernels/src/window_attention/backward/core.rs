@@ -71,7 +71,7 @@ pub fn window_core_backward<T: Element>(
                 let bias = &bias[number * square..(number + 1) * square];
                 let head = Head { isa, kind, tokens, scale: score_scale[number] };
                 let mut buffers = Buffers::take(tokens, bias, &mut scratch);
-                let mut along = 0.0;
+                let mut along = 0.0f64;
                 for window in image * windows..(image + 1) * windows {
                     let window = geometry.padded_window(window);
                     for (row, token) in window.rows.clone().zip(0..) {
@@ -92,7 +92,7 @@ pub fn window_core_backward<T: Element>(
                 for (sums, padded) in sums.chunks_exact_mut(tokens).zip(buffers.d_bias.chunks_exact(MAX_TOKENS)) {
                     sums.copy_from_slice(&padded[..tokens]);
                 }
-                scale[0] = along;
+                scale[0] = along as f32;
             });
         }
         if let Some(d_bias) = d_bias {
@@ -179,7 +179,7 @@ struct Head {
 
 impl Head {
     /// The gradients of one window, which is loaded; returns the gradient of the scale.
-    fn window(&self, window: &Window, buffers: &mut Buffers<'_>) -> f32 {
+    fn window(&self, window: &Window, buffers: &mut Buffers<'_>) -> f64 {
         let Self { isa, kind, tokens, scale } = *self;
         let Buffers { q, k, v, d_out, d_q, d_k, d_v, inverse, packed, weights, slopes, bias, d_bias } = buffers;
         if kind == WindowKind::V2 {
@@ -243,10 +243,10 @@ struct Finish<'a> {
 }
 
 impl Kernel for Finish<'_> {
-    type Output = f32;
+    type Output = f64;
 
     #[inline(always)]
-    fn run<V: Vector>(self) -> f32 {
+    fn run<V: Vector>(self) -> f64 {
         let Self { x, d_x, scale, inverse } = self;
         let mut total = 0.0;
         for (row, (x, d_x)) in x.chunks_exact(HEAD).zip(d_x.chunks_exact_mut(HEAD)).enumerate() {
@@ -258,7 +258,7 @@ impl Kernel for Finish<'_> {
                     along = V::load(x.add(d)).mul_add(V::load(d_x.add(d)), along);
                 }
                 let along = along.reduce_add();
-                total += along;
+                total += f64::from(along);
                 let (factor, along) = match inverse {
                     None => (scale, 0.0),
                     // A length below the least is a constant: nothing flows through it.
