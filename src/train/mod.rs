@@ -24,6 +24,7 @@ mod layout;
 mod log;
 mod optimizer;
 mod options;
+pub mod ours;
 mod progress;
 mod run;
 mod schedule;

@@ -6,5 +6,6 @@ mod moves;
 mod pool;
 
 pub use bilinear::bilinear_backward;
+pub(crate) use moves::move_row;
 pub use moves::{concat_backward, pixel_shuffle_backward};
 pub use pool::{max_pool_backward, sum_pool_backward};

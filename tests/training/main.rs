@@ -1,0 +1,5 @@
+//! Training by our engine, held against libtorch's.
+
+mod common;
+mod gradients;
+mod steps;
