@@ -112,6 +112,12 @@ fn products(c: &mut Criterion<ProcessorTime>) {
     group.finish();
 }
 
+/// Whether the command line asks for this line of a table: it names nothing, or a part of the line's name.
+fn wanted(table: &str, name: &str) -> bool {
+    let mut named = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).peekable();
+    named.peek().is_none() || named.any(|part| format!("{table}/{name}").contains(&part))
+}
+
 fn median(mut times: Vec<f64>) -> f64 {
     times.sort_by(f64::total_cmp);
     times[times.len() / 2]
@@ -133,6 +139,9 @@ fn scaling(_: &mut Criterion<ProcessorTime>) {
         ("bf16 512x512x512", product("bf16", [512; 3])),
         ("f16 512x512x512", product("f16", [512; 3])),
     ] {
+        if !wanted("scaling", name) {
+            continue;
+        }
         let mut times = [[vec![], vec![]], [vec![], vec![]]];
         for _ in 0..15 {
             for (threads, times) in [1, all].into_iter().zip(&mut times) {
@@ -179,7 +188,7 @@ fn checked(_: &mut Criterion<ProcessorTime>) {
     ] {
         launches.push((name, textbook(name)));
     }
-    for (name, mut launch) in launches {
+    for (name, mut launch) in launches.into_iter().filter(|(name, _)| wanted("checked", name)) {
         let mut times = [Vec::new(), Vec::new()];
         for _ in 0..9 {
             for (checked, times) in [false, true].into_iter().zip(&mut times) {
