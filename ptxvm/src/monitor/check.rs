@@ -282,7 +282,7 @@ fn land(shared: &mut SharedShadow, warp: u32, clock: u32, copy: &copies::Copy, l
     while left != 0 {
         let lane = left.trailing_zeros() & 31;
         left &= left - 1;
-        let address = copy.addresses[lane as usize] as u32;
+        let address = copy.addresses[lane as usize];
         let one = SharedAccess { warp, lane, site, address, bytes, strong: false, collective: false };
         shared.landed(clock, &one);
     }

@@ -4,7 +4,8 @@
 #[derive(Clone, Debug)]
 pub(crate) struct Copy {
     pub(crate) lanes: u32,
-    pub(crate) addresses: [u64; 32],
+    /// In shared memory.
+    pub(crate) addresses: [u32; 32],
     pub(crate) bytes: u32,
     pub(crate) site: u32,
     /// Number of its group among the lanes' groups; `None`: not committed.
@@ -32,7 +33,11 @@ pub(crate) struct Copies {
 
 impl Copies {
     pub(crate) fn start(&mut self, lanes: u32, addresses: &[u64; 32], bytes: u32, site: u32) {
-        self.list.push(Copy { lanes, addresses: *addresses, bytes, site, group: None, tracked: None });
+        let mut copy = Copy { lanes, addresses: [0; 32], bytes, site, group: None, tracked: None };
+        for lane in 0..32 {
+            copy.addresses[lane] = addresses[lane] as u32;
+        }
+        self.list.push(copy);
     }
 
     /// The lanes commit what they have started: a group of its own for each.

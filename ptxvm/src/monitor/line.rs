@@ -105,6 +105,18 @@ pub(crate) struct Line {
     noted: [u64; 2],
     /// So many of `more`, its first, are of launches and copies that were over when those of the others began.
     past: u16,
+    /// The one that all of those are of, or 0.
+    past_source: u32,
+    /// The bytes that nobody has written since: what those notes say of others does not matter any more.
+    past_live: [u64; 2],
+}
+
+fn both(a: [u64; 2], b: [u64; 2]) -> [u64; 2] {
+    [a[0] & b[0], a[1] & b[1]]
+}
+
+fn either(a: [u64; 2], b: [u64; 2]) -> [u64; 2] {
+    [a[0] | b[0], a[1] | b[1]]
 }
 
 /// A line that so many warps of a launch have read, and nobody has written, that further readers change nothing.
@@ -169,16 +181,26 @@ impl Line {
             });
             self.past = past;
         }
-        let either = |a: [u64; 2], b: &Note| [a[0] | b.mask[0], a[1] | b.mask[1]];
-        self.noted = self.first.iter().chain(&self.more[self.past.into()..]).fold([0, 0], either);
+        let (past, others) = self.more.split_at(self.past.into());
+        self.noted = self.first.iter().chain(others).fold([0, 0], |all, note| either(all, note.mask));
+        self.past_live = both(self.past_live, past.iter().fold([0, 0], |all, note| either(all, note.mask)));
     }
 
     /// Puts notes of launches and copies that are over together: one for each instruction, by whichever blocks and lanes.
     #[cold]
     fn put_together(&mut self, source: u32, mut relation: impl FnMut(&Note) -> Relation) {
-        let (mut past, mut others): (Vec<Note>, Vec<Note>) = (Vec::new(), Vec::new());
-        let in_order = self.more.drain(..usize::from(self.past)).collect::<Vec<_>>();
-        for note in in_order.into_iter().chain(self.first.take()).chain(self.more.drain(..)) {
+        let mut others = Vec::new();
+        // Those that are over are gathered at the front, where there is always room for one more than has been seen.
+        let (mut notes, mut past) = (std::mem::take(&mut self.more), 0);
+        notes.extend(self.first.take());
+        for at in 0..notes.len() {
+            let mut note = notes[at];
+            if at < usize::from(self.past) {
+                note.mask = both(note.mask, self.past_live);
+                if note.mask == [0, 0] {
+                    continue;
+                }
+            }
             if note.source == source || relation(&note) != Relation::Before {
                 others.push(note);
                 continue;
@@ -186,21 +208,27 @@ impl Line {
             let alike = |old: &&mut Note| {
                 (old.source, old.site, old.writes, old.strong) == (note.source, note.site, note.writes, note.strong)
             };
-            match past.iter_mut().find(alike) {
+            match notes[..past].iter_mut().find(alike) {
                 Some(old) => {
-                    let same = old.same_access(&note);
-                    old.mask = [old.mask[0] | note.mask[0], old.mask[1] | note.mask[1]];
-                    old.lanes = if same { old.lanes } else { Lanes::Unknown };
+                    old.lanes = if old.same_access(&note) { old.lanes } else { Lanes::Unknown };
+                    old.mask = either(old.mask, note.mask);
                     old.block = if old.block == note.block { old.block } else { SEVERAL_BLOCKS };
                 }
-                None => past.push(note),
+                None => {
+                    notes[past] = note;
+                    past += 1;
+                }
             }
         }
-        self.past = past.len().min(usize::from(u16::MAX)) as u16;
-        self.more.append(&mut past);
+        notes.truncate(past);
+        self.past = past.min(usize::from(u16::MAX)) as u16;
+        let one = notes.first().map_or(0, |note| note.source);
+        self.past_source = if notes.iter().all(|note| note.source == one) { one } else { 0 };
+        self.past_live = notes.iter().fold([0, 0], |all, note| either(all, note.mask));
         let mut others = others.into_iter();
         self.first = others.next();
-        self.more.extend(others);
+        notes.extend(others);
+        self.more = notes;
         self.cut(0, |_| true);
     }
 
@@ -211,9 +239,15 @@ impl Line {
         mut relation: impl FnMut(&Note) -> Relation,
         mut conflict: impl FnMut(Conflict),
     ) {
-        let mut emptied = false;
+        if self.past_source != 0 && relation(&Note { source: self.past_source, ..*note }) == Relation::Before {
+            if note.writes {
+                self.past_live = both(self.past_live, note.mask.map(|mask| !mask));
+            }
+            return;
+        }
+        let live = self.past_live;
         for old in &mut self.more[..self.past.into()] {
-            let both = [old.mask[0] & note.mask[0], old.mask[1] & note.mask[1]];
+            let both = both(both(old.mask, live), note.mask);
             if both == [0, 0] {
                 continue;
             }
@@ -222,13 +256,9 @@ impl Line {
                 let mask = u128::from(both[0]) | u128::from(both[1]) << 64;
                 conflict(Conflict { other: *old, same_warp: false, mask, byte: mask.trailing_zeros() });
             }
-            if note.writes || !old.writes && before {
-                old.mask = [old.mask[0] & !note.mask[0], old.mask[1] & !note.mask[1]];
-                emptied |= old.mask == [0, 0];
-            }
         }
-        if emptied {
-            self.cut(0, |_| true);
+        if note.writes {
+            self.past_live = both(live, note.mask.map(|mask| !mask));
         }
     }
 
@@ -251,11 +281,11 @@ impl Line {
         if self.more.len() >= CROWDED && self.first.as_ref().is_some_and(|first| first.source != note.source) {
             self.put_together(note.source, &mut relation);
         }
-        if self.past > 0 {
+        if both(self.past_live, note.mask) != [0, 0] {
             self.look_at_past(note, &mut relation, &mut conflict);
         }
         let past = usize::from(self.past);
-        let fresh = [self.noted[0] & note.mask[0], self.noted[1] & note.mask[1]] == [0, 0];
+        let fresh = both(self.noted, note.mask) == [0, 0];
         if fresh {
             self.noted = [self.noted[0] | note.mask[0], self.noted[1] | note.mask[1]];
             // Nobody has accessed these bytes. The latest note may be of this very instruction.

@@ -21,23 +21,21 @@ struct Lanes<'a, const WORDS: usize> {
 }
 
 impl<const WORDS: usize> Lanes<'_, WORDS> {
-    /// Calls `f` with the first word of each lane and the lane's access.
+    /// Takes the lowest lane off `left`: its first word and its access. (No closure for each lane: that would be a function of
+    /// its own, without the instruction set.)
     #[inline(always)]
-    fn each(&self, mut f: impl FnMut(usize, Packed)) {
-        let mut left = self.mask;
-        while left != 0 {
-            let lane = left.trailing_zeros() & 31;
-            left &= left - 1;
-            let address = self.addresses[lane as usize];
-            let whole = Packed(self.first.0 | u64::from(lane) << LANE);
-            let mine = if self.bytes >= 4 {
-                Packed(whole.0 | 15 << BYTES)
-            } else {
-                let byte = address as u32 & 3;
-                whole.at(byte, ((1 << self.bytes) - 1) << byte & 15)
-            };
-            f((address / 4) as usize, mine);
-        }
+    fn next(&self, left: &mut u32) -> (usize, Packed) {
+        let lane = left.trailing_zeros() & 31;
+        *left &= *left - 1;
+        let address = self.addresses[lane as usize];
+        let whole = Packed(self.first.0 | u64::from(lane) << LANE);
+        let mine = if self.bytes >= 4 {
+            Packed(whole.0 | 15 << BYTES)
+        } else {
+            let byte = address as u32 & 3;
+            whole.at(byte, ((1 << self.bytes) - 1) << byte & 15)
+        };
+        ((address / 4) as usize, mine)
     }
 }
 
@@ -160,30 +158,34 @@ impl SharedShadow {
             return true;
         }
         let mut fine = true;
-        lanes.each(|word, mine| {
+        let mut left = lanes.mask;
+        while left != 0 {
+            let (word, mine) = lanes.next(&mut left);
             let range = word..word + WORDS;
             let (Some(entries), Some(written)) = (self.write.get(range.clone()), self.written.get(range)) else {
                 fine = false;
-                return;
+                continue;
             };
             for k in 0..WORDS {
                 let old = Packed(entries[k]);
                 let atomics = old.has(STRONG) && self.strong[word + k] > clock.floor;
                 fine &= follows(clock, mine, old) & !atomics & (mine.bytes() & !u32::from(written[k]) == 0);
             }
-        });
+        }
         if !fine {
             return false;
         }
         let warp = lanes.first.warp();
         let row = &mut self.rows[warp as usize];
-        lanes.each(|word, mine| {
+        let mut left = lanes.mask;
+        while left != 0 {
+            let (word, mine) = lanes.next(&mut left);
             for word in word..word + WORDS {
                 row[word] = mine.after(Packed(row[word])).0;
                 self.weak[word] = clock.now.max(self.weak[word]);
                 self.readers[word] |= 1 << warp;
             }
-        });
+        }
         true
     }
 
@@ -191,13 +193,17 @@ impl SharedShadow {
     #[inline(always)]
     fn all_long_ordered<const WORDS: usize>(&self, clock: &WarpClock, lanes: &Lanes<'_, WORDS>) -> bool {
         let (mut look, mut missing) = (Look::new(clock), false);
-        lanes.each(|word, mine| match (words::<_, WORDS>(&self.write, word), words::<_, WORDS>(&self.written, word)) {
-            (Some(entries), Some(written)) => {
-                look.at(mine, entries);
-                look.written &= written.iter().fold(15, |all, bytes| all & bytes);
+        let mut left = lanes.mask;
+        while left != 0 {
+            let (word, mine) = lanes.next(&mut left);
+            match (words::<_, WORDS>(&self.write, word), words::<_, WORDS>(&self.written, word)) {
+                (Some(entries), Some(written)) => {
+                    look.at(mine, entries);
+                    look.written &= written.iter().fold(15, |all, bytes| all & bytes);
+                }
+                _ => missing = true,
             }
-            _ => missing = true,
-        });
+        }
         look.is_fine() && look.flags & STRONG == 0 && look.written == 15 && !missing
     }
 
@@ -206,13 +212,15 @@ impl SharedShadow {
         let warp = lanes.first.warp();
         let (now, bit) = (clock.now, 1 << warp);
         let row = &mut self.rows[warp as usize];
-        lanes.each(|word, mine| {
+        let mut left = lanes.mask;
+        while left != 0 {
+            let (word, mine) = lanes.next(&mut left);
             let (Some(row), Some(weak), Some(readers)) = (
                 words_mut::<_, WORDS>(row, word),
                 words_mut::<_, WORDS>(&mut self.weak, word),
                 words_mut::<_, WORDS>(&mut self.readers, word),
             ) else {
-                return;
+                continue;
             };
             for k in 0..WORDS {
                 row[k] = after_whole(mine.0, row[k]);
@@ -221,7 +229,7 @@ impl SharedShadow {
                 weak[k] = now.max(weak[k]);
                 readers[k] |= bit;
             }
-        });
+        }
     }
 
     #[inline(always)]
@@ -231,10 +239,12 @@ impl SharedShadow {
         let mut saved = [(0, [0u64; WORDS]); 32];
         let mut count = 0;
         let warp = lanes.first.warp();
-        lanes.each(|word, mine| {
+        let mut left = lanes.mask;
+        while left != 0 {
+            let (word, mine) = lanes.next(&mut left);
             let Some(&old) = words(&self.write, word) else {
                 fine = false;
-                return;
+                continue;
             };
             let mut look = Look::new(clock);
             look.at(mine, &old);
@@ -245,27 +255,38 @@ impl SharedShadow {
                     fine &= follows(clock, mine, Packed(old[k])) & self.reads_seen(clock, warp, word + k, mine);
                 }
             }
-            for k in 0..WORDS {
-                self.write[word + k] = if copies { in_flight(mine.0) } else { mine.after(Packed(old[k])).0 };
+            let mut new = [in_flight(mine.0); WORDS];
+            if !copies {
+                for k in 0..WORDS {
+                    let whole = lanes.bytes >= 4;
+                    new[k] = if whole { after_whole(mine.0, old[k]) } else { mine.after(Packed(old[k])).0 };
+                }
+            }
+            if let Some(entries) = words_mut(&mut self.write, word) {
+                *entries = new;
             }
             saved[count & 31] = (word, old);
             count += 1;
-        });
+        }
         if !fine {
             for (word, old) in saved[..count].iter().rev() {
                 self.write[*word..word + WORDS].copy_from_slice(old);
             }
             return false;
         }
-        lanes.each(|word, mine| {
-            let whole = copies || mine.bytes() == 15;
-            for word in word..word + WORDS {
-                self.written[word] |= mine.bytes() as u8;
-                if whole {
-                    self.readers[word] = 0;
+        let mut left = lanes.mask;
+        while left != 0 {
+            let (word, mine) = lanes.next(&mut left);
+            if lanes.bytes >= 4 {
+                if let (Some(written), Some(readers)) =
+                    (words_mut::<_, WORDS>(&mut self.written, word), words_mut::<_, WORDS>(&mut self.readers, word))
+                {
+                    (*written, *readers) = ([15; WORDS], [0; WORDS]);
                 }
+                continue;
             }
-        });
+            self.written[word] |= mine.bytes() as u8;
+        }
         if copies {
             self.copying += (count * WORDS) as u64;
         }
@@ -275,11 +296,13 @@ impl SharedShadow {
     #[inline(always)]
     fn update_apart<const WORDS: usize>(&mut self, clock: &WarpClock, lanes: &Lanes<'_, WORDS>) -> bool {
         let mut fine = true;
-        lanes.each(|word, mine| {
+        let mut left = lanes.mask;
+        while left != 0 {
+            let (word, mine) = lanes.next(&mut left);
             let range = word..word + WORDS;
             let (Some(entries), Some(written)) = (self.write.get(range.clone()), self.written.get(range)) else {
                 fine = false;
-                return;
+                continue;
             };
             for k in 0..WORDS {
                 let old = Packed(entries[k]);
@@ -289,20 +312,22 @@ impl SharedShadow {
                     & (self.weak[word + k] <= clock.floor)
                     & (mine.bytes() & !u32::from(written[k]) == 0);
             }
-        });
+        }
         if !fine {
             return false;
         }
         let warp = lanes.first.warp();
         let row = &mut self.rows[warp as usize];
-        lanes.each(|word, mine| {
+        let mut left = lanes.mask;
+        while left != 0 {
+            let (word, mine) = lanes.next(&mut left);
             for word in word..word + WORDS {
                 row[word] = mine.0 | COLLECTIVE;
                 self.readers[word] |= 1 << warp;
                 self.strong[word] = clock.now.max(self.strong[word]);
                 self.write[word] = mine.after(Packed(self.write[word])).0;
             }
-        });
+        }
         true
     }
 }
