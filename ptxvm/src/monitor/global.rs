@@ -36,6 +36,9 @@ impl Checker {
         let mut missing: Option<u64> = None;
         let mut held: Option<(u64, PageGuard<'_>)> = None;
         let mut released = false;
+        if far_apart(access) {
+            launch.pages.fetch(access.mask, access.addresses);
+        }
         parts(access.mask, access.bytes, access.addresses, |part| {
             let number = part.line / PAGE;
             if held.as_ref().is_none_or(|(page, _)| *page != number) {
@@ -208,6 +211,16 @@ impl Checker {
             self.teller.global(at, &conflict, access.kind, address);
         }
     }
+}
+
+/// Whether neighbouring lanes access lines of their own, as far as the first two tell.
+fn far_apart(access: &Access<'_>) -> bool {
+    let others = access.mask & access.mask.wrapping_sub(1);
+    if others == 0 {
+        return false;
+    }
+    let [first, second] = [access.mask, others].map(|mask| access.addresses[mask.trailing_zeros() as usize & 31]);
+    first.abs_diff(second) >= super::pages::LINE
 }
 
 /// Whether the lanes of a store that touch `mask` of a line leave memory as it is: then it does not matter when they come.

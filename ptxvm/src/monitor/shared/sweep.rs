@@ -26,7 +26,7 @@ struct Run {
 }
 
 /// What two accesses of a warp between the same synchronisations have in common.
-const KEY: u64 = !(PATTERN | 15 << BYTES | SEVERAL | (SITES as u64) << SITE);
+pub(super) const KEY: u64 = !(PATTERN | 15 << BYTES | SEVERAL | (SITES as u64) << SITE);
 
 impl Run {
     #[inline(always)]

@@ -19,14 +19,22 @@ use crate::{
 #[inline(never)]
 pub(super) fn observe(warp: &mut Warp, op: &Op, slot: Slot, access: AccessOp, bytes: u64, window: &Window) {
     let offset = op.imm;
+    let mut addresses = [0u64; 32];
     // SAFETY: the decoder noted how wide the address registers are.
-    let addresses = unsafe {
+    unsafe {
         if access.narrow() {
-            warp.lanes::<u32>(slot).map(|word| u64::from(word.wrapping_add(offset as u32)).wrapping_sub(window.origin))
+            let words = warp.lanes::<u32>(slot);
+            for lane in 0..32 {
+                let address = u64::from(words[lane].wrapping_add(offset as u32));
+                addresses[lane] = address.wrapping_sub(window.origin);
+            }
         } else {
-            warp.lanes::<u64>(slot).map(|word| word.wrapping_add(offset).wrapping_sub(window.origin))
+            let words = warp.lanes::<u64>(slot);
+            for lane in 0..32 {
+                addresses[lane] = words[lane].wrapping_add(offset).wrapping_sub(window.origin);
+            }
         }
-    };
+    }
     report(warp, op, access, bytes, window.space, warp.mask, &addresses);
 }
 
