@@ -143,11 +143,25 @@ fn lock(folder: &Path) -> Result<File, Error> {
     let failed = |source| TrainError::Write { path: path.clone(), source };
     let file = File::create(&path).map_err(failed)?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => {
+            remove_halves(folder);
+            Ok(file)
+        }
         Err(TryLockError::WouldBlock) => {
             Err(TrainError::Options(format!("another process is training in {}", folder.display())).into())
         }
         Err(TryLockError::Error(source)) => Err(failed(source).into()),
+    }
+}
+
+/// Takes away what a process that died was writing under names of its own.
+fn remove_halves(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with(".segface-") && name.ends_with(".tmp") {
+            let _ = std::fs::remove_file(entry.path());
+        }
     }
 }
 

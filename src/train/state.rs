@@ -88,7 +88,7 @@ impl State<'_> {
     /// # Errors
     /// [`TrainError::Write`]: no permission, a full disk.
     pub fn save(&self, folder: &Path, recipe: &Recipe, layout: &Layout) -> Result<(), TrainError> {
-        let [present, previous, next] = [STATE, PREVIOUS, NEXT].map(|name| folder.join(name));
+        let [present, next] = [STATE, NEXT].map(|name| folder.join(name));
         let failed = |source: io::Error| TrainError::Write { path: present.clone(), source };
         let recipe = serde_json::to_string(recipe).map_err(|error| failed(error.into()))?;
         let tally = serde_json::to_string(&self.tally).map_err(|error| failed(error.into()))?;
@@ -114,20 +114,25 @@ impl State<'_> {
             WriteError::Io(source) => failed(source),
             WriteError::Exists => failed(io::ErrorKind::AlreadyExists.into()),
         })?;
-        match fs::rename(&present, &previous) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-            _ => {}
-        }
-        fs::rename(&next, &present).map_err(failed)?;
-        // Names are on disk once their folder is; where folders cannot be synced, the system does it in its time.
-        if let Ok(folder) = fs::File::open(folder) {
-            let _ = folder.sync_all();
-        }
-        Ok(())
+        promote(folder).map_err(failed)
     }
 }
 
-/// The furthest whole state in `folder`, if there is any.
+/// The present state becomes the previous one, the next the present.
+fn promote(folder: &Path) -> io::Result<()> {
+    let [present, previous, next] = [STATE, PREVIOUS, NEXT].map(|name| folder.join(name));
+    match fs::rename(&present, &previous) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => fs::rename(&next, &present)?,
+    }
+    // Names are on disk once their folder is; where folders cannot be synced, the system does it in its time.
+    if let Ok(folder) = fs::File::open(folder) {
+        let _ = folder.sync_all();
+    }
+    Ok(())
+}
+
+/// The furthest whole state in `folder`, if there is any. One that was whole but not renamed yet is made the present one.
 ///
 /// # Errors
 /// [`TrainError::State`] if it is of another run, or if there are states and none of them is whole.
@@ -154,7 +159,12 @@ pub fn load(folder: &Path, recipe: &Recipe, layout: &Layout) -> Result<Option<St
             return Err(TrainError::State { file, reason });
         }
         match read(step, &checkpoint, recipe, layout) {
-            Ok(state) => return Ok(Some(state)),
+            Ok(state) => {
+                if file.ends_with(NEXT) {
+                    promote(folder).map_err(|source| TrainError::Write { path: folder.join(STATE), source })?;
+                }
+                return Ok(Some(state));
+            }
             Err(reason) => {
                 tracing::warn!("{}: {reason}", file.display());
                 damaged.get_or_insert(TrainError::State { file, reason });
