@@ -156,12 +156,12 @@ impl<T: Element> Head<'_, T> {
                 tile(isa, rows, d_out, width, v, 0..count, &mut slopes[key..], row, false);
             }
             dispatch(isa, Slopes { rows, keys, row, scale, weights, slopes });
-            let by_key = |values| Left { values, row: 1, depth: row };
+            let by_key = |values| Left::Columns { values, stride: row };
             let (sizes, later) = ([keys, rows, head_dim], query > 0);
             multiply(isa, sizes, by_key(weights), (d_out, width), (d_v, head_dim), later || !fresh[2]);
             multiply(isa, sizes, by_key(slopes), (q, width), (d_k, head_dim), later || !fresh[1]);
             let d_q = &mut d_q[query * head_dim..];
-            let by_query = Left { values: slopes, row, depth: 1 };
+            let by_query = Left::Rows { values: slopes, stride: row };
             let k = &self.k[k_start..];
             multiply(isa, [rows, keys, head_dim], by_query, (k, width), (d_q, head_dim), !fresh[0]);
         }

@@ -93,7 +93,7 @@ impl<T: Element> Heads<'_, T> {
                 tile(isa, rows, q, width, k, 0..count, &mut weights[key..], row, false);
             }
             dispatch(isa, Weights { rows, keys, row, scale, weights });
-            let by_query = Left { values: weights, row, depth: 1 };
+            let by_query = Left::Rows { values: weights, stride: row };
             let v = &self.v[v_start..];
             multiply(isa, [rows, keys, head_dim], by_query, (v, width), (mixed, head_dim), false);
             let start = (image * queries + first) * width + column;
