@@ -85,6 +85,7 @@ impl Asked {
             threads: 1,
             workers: 2,
             progress: false,
+            most_images_per_second: None,
         };
         let mut engine = Pixels::new(self.model, SIDE);
         let (dies_at, poisoned_at, last) = (self.dies_at, self.poisoned_at, self.replicas as u32 - 1);
