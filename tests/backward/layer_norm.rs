@@ -18,10 +18,9 @@ struct Problem {
     values: Values,
 }
 
-fn problem(rows: usize, channels: usize) -> impl Strategy<Value = Problem> {
+fn problem(rows: usize, channels: std::ops::RangeInclusive<usize>) -> impl Strategy<Value = Problem> {
     let eps = prop::sample::select(vec![1e-5f32, 1e-6]);
-    // A row of one channel has no gradient but zero, of which libtorch's f32 leaves what it likes.
-    (1..=rows, 2..=channels, eps, values())
+    (1..=rows, channels, eps, values())
         .prop_map(|(rows, channels, eps, values)| Problem { spec: LayerNormSpec { rows, channels, eps }, values })
 }
 
@@ -84,22 +83,22 @@ fn both(problem: &Problem) -> Result<(), Failure> {
 
 #[test]
 fn rows_of_odd_lengths() {
-    random_problems("layer_norm backward small", 48, problem(40, 100), both);
+    random_problems("layer_norm backward small", 48, problem(40, 2..=100), both);
 }
 
 #[test]
 fn rows_of_the_networks_lengths() {
-    random_problems("layer_norm backward long", 8, problem(300, 2048), both);
+    random_problems("layer_norm backward long", 8, problem(300, 2..=2048), both);
 }
 
 #[test]
 fn many_rows_of_several_tasks() {
-    random_problems("layer_norm backward many", 4, problem(20_000, 64), both);
+    random_problems("layer_norm backward many", 4, problem(20_000, 2..=64), both);
 }
 
 #[test]
 fn differences_agree_and_gradients_are_added() {
-    random_problems("layer_norm backward differences", 8, problem(3, 20), |problem| {
+    random_problems("layer_norm backward differences", 8, problem(3, 3..=20), |problem| {
         let Problem { spec, .. } = problem;
         let case = problem.case::<f32>();
         let function = Differentiable {

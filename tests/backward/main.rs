@@ -5,4 +5,8 @@ mod attention;
 mod layer_norm;
 mod loss;
 mod mask_head;
+mod patch_merge;
 mod resample;
+mod speed;
+mod warp;
+mod window_attention;

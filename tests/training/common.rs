@@ -13,24 +13,24 @@ use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
 
 /// Images and labels of one micro-batch.
-pub struct Problem {
-    pub spec: ModelSpec,
-    pub batch: usize,
-    pub side: usize,
-    pub stochastic_depth: bool,
+pub(crate) struct Problem {
+    pub(crate) spec: ModelSpec,
+    pub(crate) batch: usize,
+    pub(crate) side: usize,
+    pub(crate) stochastic_depth: bool,
     /// Tells apart batches of one run.
-    pub number: usize,
+    pub(crate) number: usize,
 }
 
-pub const DRAWS: Draws = Draws { seed: 7, step: 3, micro_batch: 1 };
+pub(crate) const DRAWS: Draws = Draws { seed: 7, step: 3, micro_batch: 1 };
 
 impl Problem {
-    pub fn images(&self) -> Vec<f32> {
+    pub(crate) fn images(&self) -> Vec<f32> {
         seeded_values(&format!("images {}", self.number), self.batch * self.side * self.side * 3)
     }
 
     /// Regions a few pixels wide, every class.
-    pub fn labels(&self) -> Vec<u8> {
+    pub(crate) fn labels(&self) -> Vec<u8> {
         let classes = self.spec.variant.classes().len();
         let cells = self.side / 4;
         let noise = seeded_values(&format!("labels {}", self.number), self.batch * cells * cells);
@@ -44,7 +44,7 @@ impl Problem {
             .collect()
     }
 
-    pub fn batch(&self) -> Batch {
+    pub(crate) fn batch(&self) -> Batch {
         Batch {
             images: self.images(),
             labels: self.labels(),
@@ -54,7 +54,7 @@ impl Problem {
         }
     }
 
-    pub fn engine(&self, weights: &Weights, threads: usize) -> OurEngine {
+    pub(crate) fn engine(&self, weights: &Weights, threads: usize) -> OurEngine {
         let options = TrainingOptions {
             batch: self.batch,
             height: self.side,
@@ -69,7 +69,7 @@ impl Problem {
     }
 
     /// What stochastic depth multiplies by.
-    pub fn factor(&self, draws: Draws) -> impl Fn(u32, f32, usize) -> f32 + use<> {
+    pub(crate) fn factor(&self, draws: Draws) -> impl Fn(u32, f32, usize) -> f32 + use<> {
         let (batch, on) = (self.batch, self.stochastic_depth);
         move |place, probability, image| {
             let draw = Draw { seed: draws.seed, step: draws.step, micro_batch: draws.micro_batch };
@@ -79,7 +79,7 @@ impl Problem {
     }
 
     /// libtorch's loss of a model in training mode, and its parts.
-    pub fn reference_loss(&self, model: &Model, kind: Kind) -> (Tensor, [f64; 2]) {
+    pub(crate) fn reference_loss(&self, model: &Model, kind: Kind) -> (Tensor, [f64; 2]) {
         let side = self.side as i64;
         let images = Tensor::from_slice(&self.images()).view([-1, side, side, 3]).permute([0, 3, 1, 2]).contiguous();
         let labels = Tensor::from_slice(&self.labels()).view([-1, side, side]);
@@ -91,12 +91,12 @@ impl Problem {
 }
 
 /// torchvision's momentum.
-pub fn momentum(backbone: Backbone) -> f64 {
+pub(crate) fn momentum(backbone: Backbone) -> f64 {
     if backbone == Backbone::MobileNet { 0.01 } else { 0.1 }
 }
 
 /// Copies weights into an engine's flat arrays.
-pub fn load(engine: &mut OurEngine, weights: &Weights) {
+pub(crate) fn load(engine: &mut OurEngine, weights: &Weights) {
     let layout = engine.layout().clone();
     for entry in layout.parameters().iter().chain(layout.buffers()) {
         let values = weights.tensors()[&entry.name].values();
@@ -106,7 +106,7 @@ pub fn load(engine: &mut OurEngine, weights: &Weights) {
 }
 
 /// Gradients by published name, and the loss.
-pub fn ours(engine: &mut OurEngine, problem: &Problem) -> (Loss, BTreeMap<String, Vec<f32>>) {
+pub(crate) fn ours(engine: &mut OurEngine, problem: &Problem) -> (Loss, BTreeMap<String, Vec<f32>>) {
     engine.gradients_mut().fill(0.0);
     let loss = engine.accumulate(&problem.batch(), DRAWS, 1.0, &mut |_, _| {}).expect("a step");
     let layout = engine.layout().clone();
@@ -115,7 +115,7 @@ pub fn ours(engine: &mut OurEngine, problem: &Problem) -> (Loss, BTreeMap<String
 }
 
 /// The same by libtorch in `kind`, with running statistics as they are afterwards.
-pub fn reference(weights: &Weights, problem: &Problem, kind: Kind) -> ([f64; 2], BTreeMap<String, Tensor>) {
+pub(crate) fn reference(weights: &Weights, problem: &Problem, kind: Kind) -> ([f64; 2], BTreeMap<String, Tensor>) {
     let factor = problem.factor(DRAWS);
     let model = Model::training(problem.spec, weights, kind, momentum(problem.spec.backbone), &factor);
     let (loss, parts) = problem.reference_loss(&model, kind);

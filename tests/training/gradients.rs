@@ -84,6 +84,39 @@ fn gradients_of_mobilenet_are_within_twice_libtorchs_f32_error() {
 }
 
 #[test]
+fn gradients_of_swin_are_within_twice_libtorchs_f32_error() {
+    check(Backbone::SwinBase, 2);
+}
+
+#[test]
+fn gradients_of_swin_v2_are_within_twice_libtorchs_f32_error() {
+    check(Backbone::SwinV2Tiny, 2);
+}
+
+#[test]
+fn gradients_of_convnext_are_within_twice_libtorchs_f32_error() {
+    check(Backbone::ConvNextTiny, 2);
+}
+
+#[test]
+fn gradients_of_resnet_are_within_twice_libtorchs_f32_error() {
+    check(Backbone::ResNet, 2);
+}
+
+#[test]
+fn gradients_of_efficientnet_are_within_twice_libtorchs_f32_error() {
+    check(Backbone::EfficientNet, 2);
+}
+
+#[test]
+#[ignore = "the same code as the smaller ones; takes minutes"]
+fn gradients_of_the_other_backbones_are_within_twice_libtorchs_f32_error() {
+    for backbone in [Backbone::SwinV2Small, Backbone::SwinV2Base, Backbone::ConvNextSmall, Backbone::ConvNextBase] {
+        check(backbone, 2);
+    }
+}
+
+#[test]
 fn gradients_do_not_depend_on_the_number_of_threads_and_are_the_same_twice() {
     let spec = ModelSpec { backbone: Backbone::MobileNet, variant: Variant::Celeb };
     let problem = Problem { spec, batch: 2, side: 64, stochastic_depth: true, number: 0 };

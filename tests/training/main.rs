@@ -2,4 +2,6 @@
 
 mod common;
 mod gradients;
+mod kernels;
+mod speed;
 mod steps;

@@ -40,6 +40,15 @@ pub fn differentiate(
     for node in forward.iter().rev() {
         backward.node(node)?;
     }
+    for index in 0..backward.shares.len() {
+        let value = ValueId(index);
+        let parameter = matches!(backward.graph.values[index].source, Source::Weight(_)) && backward.needs[index];
+        if let Some(gradient) = parameter.then(|| backward.total(value)).flatten() {
+            let (name, len) = (backward.graph.values[index].name.clone(), backward.graph.values[index].len());
+            let inputs = vec![(Slot::Gradient, gradient), (Slot::Weight, value)];
+            backward.emit(&name, BackwardOp::Parameter { len }, inputs, &[]);
+        }
+    }
     Ok(())
 }
 

@@ -25,6 +25,11 @@ use serde::{Deserialize, Serialize};
 pub enum BackwardOp {
     /// The loss itself: logits → their gradient. Labels come from the executor.
     Loss(LossSpec),
+    /// Adds the gradient to that of the parameter in [`Slot::Weight`], which is an operand of operators that compute (class tokens).
+    Parameter {
+        /// Elements.
+        len: usize,
+    },
     /// Gradient of x.
     GemmInput(GemmSpec),
     /// Gradients of weight and bias.
@@ -95,6 +100,7 @@ impl BackwardOp {
     pub fn name(&self) -> &'static str {
         match self {
             BackwardOp::Loss(_) => "loss",
+            BackwardOp::Parameter { .. } => "parameter_gradient",
             BackwardOp::GemmInput(_) => "gemm_input",
             BackwardOp::GemmWeight(_) => "gemm_weight",
             BackwardOp::ConvInput(_) => "conv_input",
@@ -135,6 +141,7 @@ impl BackwardOp {
                 let len = l.batch * l.pixels * l.classes;
                 of(&[(X, len)], &[], &[len])
             }
+            BackwardOp::Parameter { len } => of(&[(Gradient, len), (Weight, len)], &[], &[]),
             BackwardOp::GemmInput(g) => of(&[(Gradient, g.rows * g.n), (Weight, g.n * g.k)], &[], &[g.rows * g.k]),
             BackwardOp::GemmWeight(g) => {
                 of(&[(X, g.rows * g.k), (Gradient, g.rows * g.n)], &[(Weight, g.n * g.k), (Bias, g.n)], &[])

@@ -9,27 +9,13 @@
 //! head of all images.
 
 use super::AttentionSpec;
+use super::cpu::{FLOOR, KEYS, NO_KEY, QUERIES, SCORES};
 use crate::act::exp;
 use crate::context::scratch_bytes;
 use crate::gemm::{Left, PANEL, multiply, pack_rows, packed_len, tile};
 use crate::gradient::{Gradient, SharedGradient};
 use crate::simd::{Kernel, Vector, dispatch};
 use crate::{Context, Element, Isa};
-
-/// Scores of one block of queries, about: two buffers of them fill the second-level cache.
-const SCORES: usize = 1 << 17;
-
-/// Queries of a block at most.
-const QUERIES: usize = 256;
-
-/// Keys that are packed at a time.
-const KEYS: usize = 512;
-
-/// Score of the columns behind the last key: their exponential is e^[`FLOOR`].
-const NO_KEY: f32 = -1e30;
-
-/// Scores this far below a row's largest count as this far: e⁻⁶⁰ is 2⁻⁸⁶ of the sum, and nothing becomes denormal.
-const FLOOR: f32 = -60.0;
 
 /// Operands of one call.
 pub struct AttentionBackwardOperands<'a, T: Element> {
@@ -154,6 +140,10 @@ impl<T: Element> Head<'_, T> {
         let fresh = [0, 1, 2].map(|operand| first || self.strides[operand] != 0);
         let Buffers { row, block, weights, slopes, d_k, d_v, d_q, packed } = buffers;
         let (row, isa) = (*row, self.isa);
+        if isa == Isa::Portable {
+            // SAFETY: as the caller promises.
+            return unsafe { self.plain(image, head, (first, last), [d_q, d_k, d_v]) };
+        }
         for query in (0..queries).step_by(*block) {
             let rows = (*block).min(queries - query);
             let q = &self.q[q_start + query * width..];
@@ -166,23 +156,80 @@ impl<T: Element> Head<'_, T> {
                 tile(isa, rows, d_out, width, v, 0..count, &mut slopes[key..], row, false);
             }
             dispatch(isa, Slopes { rows, keys, row, scale, weights, slopes });
-            let by_key = |values| Left { values, row: 1, depth: row };
+            let by_key = |values| Left::Columns { values, stride: row };
             let (sizes, later) = ([keys, rows, head_dim], query > 0);
             multiply(isa, sizes, by_key(weights), (d_out, width), (d_v, head_dim), later || !fresh[2]);
             multiply(isa, sizes, by_key(slopes), (q, width), (d_k, head_dim), later || !fresh[1]);
             let d_q = &mut d_q[query * head_dim..];
-            let by_query = Left { values: slopes, row, depth: 1 };
+            let by_query = Left::Rows { values: slopes, stride: row };
             let k = &self.k[k_start..];
             multiply(isa, [rows, keys, head_dim], by_query, (k, width), (d_q, head_dim), !fresh[0]);
         }
-        let ends = [0, 1, 2].map(|operand| last || self.strides[operand] != 0);
-        let gradients = [(&self.d_q, &**d_q, queries), (&self.d_k, &**d_k, keys), (&self.d_v, &**d_v, keys)];
-        for (operand, (gradient, sums, tokens)) in gradients.into_iter().enumerate() {
-            if ends[operand] {
+        // SAFETY: as the caller promises.
+        unsafe { self.put(image, head, last, [d_q, d_k, d_v]) };
+    }
+
+    /// Puts the sums of one head of one image, the last of those that share an operand, where they belong.
+    ///
+    /// # Safety
+    /// As [`Head::image`].
+    unsafe fn put(&self, image: usize, head: usize, last: bool, sums: [&[f32]; 3]) {
+        let AttentionSpec { queries, keys, heads, head_dim, .. } = self.spec;
+        let gradients = [(&self.d_q, queries), (&self.d_k, keys), (&self.d_v, keys)];
+        for ((gradient, tokens), (sums, stride)) in gradients.into_iter().zip(sums.into_iter().zip(self.strides)) {
+            if last || stride != 0 {
+                let to = (image * stride + head * head_dim, heads * head_dim);
                 // SAFETY: as the caller promises.
-                unsafe { gradient.put(isa, (tokens, head_dim), (sums, head_dim), (start(operand), width)) };
+                unsafe { gradient.put(self.isa, (tokens, head_dim), (sums, head_dim), to) };
             }
         }
+    }
+
+    /// [`Head::image`] in plain loops in f64: without fused multiply-add f32 would be less accurate than libtorch's.
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn plain(&self, image: usize, head: usize, (first, last): (bool, bool), sums: [&mut [f32]; 3]) {
+        let AttentionSpec { queries, keys, heads, head_dim, scale, .. } = self.spec;
+        let (width, scale) = (heads * head_dim, f64::from(scale));
+        let rows = |x: &[T], start: usize, tokens: usize| -> Vec<f64> {
+            let row = |token: usize| &x[start + token * width + head * head_dim..][..head_dim];
+            (0..tokens).flat_map(|token| row(token).iter().map(|v| f64::from(v.to_f32()))).collect()
+        };
+        let starts = self.strides.map(|stride| image * stride);
+        let q = rows(self.q, starts[0], queries);
+        let (k, v) = (rows(self.k, starts[1], keys), rows(self.v, starts[2], keys));
+        let d_out = rows(self.d_out, image * queries * width, queries);
+        let [mut d_q, mut d_k, mut d_v] = [queries, keys, keys].map(|tokens| vec![0.0f64; tokens * head_dim]);
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+        let add = |to: &mut [f64], from: &[f64], factor: f64| {
+            to.iter_mut().zip(from).for_each(|(to, from)| *to += factor * from);
+        };
+        let of = |token: usize| token * head_dim..(token + 1) * head_dim;
+        for query in 0..queries {
+            let (own, slope) = (&q[of(query)], &d_out[of(query)]);
+            let scores: Vec<f64> = (0..keys).map(|key| dot(own, &k[of(key)]) * scale).collect();
+            let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let weights: Vec<f64> = scores.iter().map(|score| (score - most).exp()).collect();
+            let total: f64 = weights.iter().sum();
+            let slopes: Vec<f64> = (0..keys).map(|key| dot(slope, &v[of(key)])).collect();
+            let mean = dot(&weights, &slopes) / total;
+            for key in 0..keys {
+                let weight = weights[key] / total;
+                let along = weight * (slopes[key] - mean) * scale;
+                add(&mut d_v[of(key)], slope, weight);
+                add(&mut d_k[of(key)], own, along);
+                add(&mut d_q[of(query)], &k[of(key)], along);
+            }
+        }
+        let mut sums = sums;
+        for ((sums, image_sums), stride) in sums.iter_mut().zip([d_q, d_k, d_v]).zip(self.strides) {
+            for (sum, value) in sums.iter_mut().zip(image_sums) {
+                *sum = if first || stride != 0 { value as f32 } else { *sum + value as f32 };
+            }
+        }
+        // SAFETY: as the caller promises.
+        unsafe { self.put(image, head, last, sums.map(|sums| &*sums)) };
     }
 }
 

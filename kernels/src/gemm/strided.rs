@@ -9,12 +9,13 @@ use crate::simd::{Kernel, Vector, dispatch_fma};
 /// Terms of a sum that are added one after another; longer chains lose accuracy.
 const MAX_DEPTH: usize = 128;
 
-/// A of [`multiply`]: element (i, r) lies at `i · row + r · depth`.
+/// A of [`multiply`], where element (i, r) lies.
 #[derive(Clone, Copy)]
-pub(crate) struct Left<'a> {
-    pub(crate) values: &'a [f32],
-    pub(crate) row: usize,
-    pub(crate) depth: usize,
+pub(crate) enum Left<'a> {
+    /// At `i · stride + r`.
+    Rows { values: &'a [f32], stride: usize },
+    /// At `r · stride + i`.
+    Columns { values: &'a [f32], stride: usize },
 }
 
 /// `c[i, j] (+)= Σ_r a[i, r] · b[r, j]` for i in 0..m, r in 0..depth, j in 0..n; B and C are rows with their strides.
@@ -35,29 +36,42 @@ pub(crate) fn multiply<T: Element>(
         return;
     }
     assert!(ldc >= n && (m - 1) * ldc + n <= c.len(), "C [{m}, {n}] with stride {ldc} in {}", c.len());
+    let (values, stride, [outer, inner]) = match a {
+        Left::Rows { values, stride } => (values, stride, [m, depth]),
+        Left::Columns { values, stride } => (values, stride, [depth, m]),
+    };
     if depth > 0 {
-        let last = (m - 1) * a.row + (depth - 1) * a.depth;
-        assert!(last < a.values.len(), "A [{m}, {depth}] with strides {}, {} in {}", a.row, a.depth, a.values.len());
+        assert!(
+            stride >= inner && (outer - 1) * stride + inner <= values.len(),
+            "A [{m}, {depth}] with stride {stride} in {}",
+            values.len()
+        );
         assert!(ldb >= n && (depth - 1) * ldb + n <= b.len(), "B [{depth}, {n}] with stride {ldb} in {}", b.len());
     }
-    let (b, c) = (b.as_ptr(), c.as_mut_ptr());
-    let a = Source { values: a.values.as_ptr(), row: a.row, depth: a.depth };
-    dispatch_fma(isa, Multiply { m, depth, n, a, b, ldb, c, ldc, accumulate });
+    let (a_values, b, c) = (values.as_ptr(), b.as_ptr(), c.as_mut_ptr());
+    match a {
+        Left::Rows { .. } => {
+            dispatch_fma(
+                isa,
+                Multiply::<T, false> { m, depth, n, a: a_values, lda: stride, b, ldb, c, ldc, accumulate },
+            );
+        }
+        Left::Columns { .. } => {
+            dispatch_fma(
+                isa,
+                Multiply::<T, true> { m, depth, n, a: a_values, lda: stride, b, ldb, c, ldc, accumulate },
+            );
+        }
+    }
 }
 
-/// [`Left`] without its length.
-#[derive(Clone, Copy)]
-struct Source {
-    values: *const f32,
-    row: usize,
-    depth: usize,
-}
-
-struct Multiply<T> {
+/// A checked call; `COLUMNS`: A is [`Left::Columns`].
+struct Multiply<T, const COLUMNS: bool> {
     m: usize,
     depth: usize,
     n: usize,
-    a: Source,
+    a: *const f32,
+    lda: usize,
     b: *const T,
     ldb: usize,
     c: *mut f32,
@@ -65,32 +79,42 @@ struct Multiply<T> {
     accumulate: bool,
 }
 
-impl<T: Element> Kernel for Multiply<T> {
+/// Rows of a strip at most: columns of A lie side by side and need one address, rows of A need one each.
+#[inline(always)]
+const fn max_rows<V: Vector, const COLUMNS: bool>(columns: usize) -> usize {
+    match (COLUMNS, columns <= V::LANES || V::REGISTERS >= 32) {
+        (true, true) => 12,
+        (false, true) => 8,
+        (_, false) => 6,
+    }
+}
+
+impl<T: Element, const COLUMNS: bool> Kernel for Multiply<T, COLUMNS> {
     type Output = ();
 
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let Self { m, depth, n, a, b, ldb, c, ldc, accumulate } = self;
+        let Self { m, depth, n, a, lda, b, ldb, c, ldc, accumulate } = self;
+        let (row_stride, depth_stride) = if COLUMNS { (1, lda) } else { (lda, 1) };
         // Where products are rounded before they are added, sums must be shorter to be as accurate.
         let deepest = if V::FUSED { MAX_DEPTH } else { MAX_DEPTH / 2 };
         let mut column = 0;
         while column < n {
             let columns = (n - column).min(2 * V::LANES);
-            let max_rows = if columns <= V::LANES || V::REGISTERS >= 32 { 12 } else { 6 };
+            let strips = m.div_ceil(max_rows::<V, COLUMNS>(columns));
             let mut start = 0;
             // A depth of zero is one piece, so that C is cleared.
             loop {
                 let length = deepest.min(depth - start);
                 let mut row = 0;
-                for left in (1..=m.div_ceil(max_rows)).rev() {
+                for left in (1..=strips).rev() {
                     let rows = (m - row).div_ceil(left);
                     // SAFETY: `multiply` has checked the sizes; the block lies inside them.
                     unsafe {
                         let block = Block {
                             depth: length,
-                            a: a.values.wrapping_add(row * a.row + start * a.depth),
-                            a_row: a.row,
-                            a_depth: a.depth,
+                            a: a.wrapping_add(row * row_stride + start * depth_stride),
+                            lda,
                             b: b.wrapping_add(start * ldb + column),
                             ldb,
                             columns,
@@ -98,7 +122,7 @@ impl<T: Element> Kernel for Multiply<T> {
                             ldc,
                             accumulate: accumulate || start > 0,
                         };
-                        by_rows::<V, T>(rows, block);
+                        by_rows::<V, T, COLUMNS>(rows, block);
                     }
                     row += rows;
                 }
@@ -117,8 +141,7 @@ impl<T: Element> Kernel for Multiply<T> {
 struct Block<T> {
     depth: usize,
     a: *const f32,
-    a_row: usize,
-    a_depth: usize,
+    lda: usize,
     b: *const T,
     ldb: usize,
     columns: usize,
@@ -132,59 +155,68 @@ struct Block<T> {
 /// # Safety
 /// The block is valid for that many rows.
 #[inline(always)]
-unsafe fn by_rows<V: Vector, T: Element>(rows: usize, block: Block<T>) {
+unsafe fn by_rows<V: Vector, T: Element, const COLUMNS: bool>(rows: usize, block: Block<T>) {
     macro_rules! pick {
-        ($nv:literal: $($mr:literal)*) => {
+        ($nv:literal, $full:literal: $($mr:literal)*) => {
             match rows {
                 // SAFETY: as the caller promises.
-                $($mr => unsafe { micro::<V, T, $mr, $nv>(block) },)*
+                $($mr => unsafe { micro::<V, T, COLUMNS, $full, $mr, $nv>(block) },)*
                 _ => unreachable!("rows are cut into strips"),
             }
         };
     }
-    if block.columns <= V::LANES {
-        pick!(1: 1 2 3 4 5 6 7 8 9 10 11 12);
-    } else if V::REGISTERS >= 32 {
-        pick!(2: 1 2 3 4 5 6 7 8 9 10 11 12);
-    } else {
-        pick!(2: 1 2 3 4 5 6);
+    let full = block.columns.is_multiple_of(V::LANES);
+    match (block.columns <= V::LANES, COLUMNS, V::REGISTERS >= 32) {
+        (true, true, _) if full => pick!(1, true: 1 2 3 4 5 6 7 8 9 10 11 12),
+        (true, true, _) => pick!(1, false: 1 2 3 4 5 6 7 8 9 10 11 12),
+        (true, false, _) if full => pick!(1, true: 1 2 3 4 5 6 7 8),
+        (true, false, _) => pick!(1, false: 1 2 3 4 5 6 7 8),
+        (false, true, true) if full => pick!(2, true: 1 2 3 4 5 6 7 8 9 10 11 12),
+        (false, true, true) => pick!(2, false: 1 2 3 4 5 6 7 8 9 10 11 12),
+        (false, false, true) if full => pick!(2, true: 1 2 3 4 5 6 7 8),
+        (false, false, true) => pick!(2, false: 1 2 3 4 5 6 7 8),
+        (false, _, false) if full => pick!(2, true: 1 2 3 4 5 6),
+        (false, _, false) => pick!(2, false: 1 2 3 4 5 6),
     }
 }
 
-/// `MR` rows by `NV` vectors, the last of which may be cut off.
+/// `MR` rows by `NV` vectors, the last of which is cut off unless they are `FULL`.
 ///
 /// # Safety
 /// The block is valid for the shape.
 #[inline(always)]
-unsafe fn micro<V: Vector, T: Element, const MR: usize, const NV: usize>(block: Block<T>) {
-    let Block { depth, mut a, a_row, a_depth, mut b, ldb, columns, c, ldc, accumulate } = block;
-    let last = columns - (NV - 1) * V::LANES;
+unsafe fn micro<V: Vector, T: Element, const COLUMNS: bool, const FULL: bool, const MR: usize, const NV: usize>(
+    block: Block<T>,
+) {
+    let Block { depth, a, lda, b, ldb, columns, c, ldc, accumulate } = block;
+    let last = if FULL { V::LANES } else { columns - (NV - 1) * V::LANES };
+    let count = |v: usize| if FULL || v + 1 < NV { V::LANES } else { last };
     let mut sums = [[V::zero(); NV]; MR];
+    let (mut a, mut b) = (a, b);
     for _ in 0..depth {
         // SAFETY: one step of the depth, in A's columns and B's rows.
         unsafe {
             let mut vectors = [V::zero(); NV];
             for (v, vector) in vectors.iter_mut().enumerate() {
-                *vector = load(b.add(v * V::LANES), if v + 1 == NV { last } else { V::LANES });
+                *vector = load(b.add(v * V::LANES), count(v));
             }
             for i in 0..MR {
-                let value = V::splat(*a.add(i * a_row));
+                let value = V::splat(*a.add(if COLUMNS { i } else { i * lda }));
                 for v in 0..NV {
                     sums[i][v] = value.mul_add(vectors[v], sums[i][v]);
                 }
             }
         }
-        a = a.wrapping_add(a_depth);
+        a = a.wrapping_add(if COLUMNS { lda } else { 1 });
         b = b.wrapping_add(ldb);
     }
     for i in 0..MR {
         for v in 0..NV {
-            let count = if v + 1 == NV { last } else { V::LANES };
             // SAFETY: inside C's rows and columns.
             unsafe {
                 let to = c.add(i * ldc + v * V::LANES);
-                let sum = if accumulate { sums[i][v].add(load(to.cast_const(), count)) } else { sums[i][v] };
-                store(sum, to, count);
+                let sum = if accumulate { sums[i][v].add(load(to.cast_const(), count(v))) } else { sums[i][v] };
+                store(sum, to, count(v));
             }
         }
     }

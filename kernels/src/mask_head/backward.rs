@@ -69,12 +69,12 @@ pub fn mask_product_backward<T: Element>(
                 let rows = TILE.min(end - start);
                 let pixel = image * pixels + start;
                 let d_logits = &d_logits[pixel * classes..][..rows * classes];
-                let by_pixel = Left { values: d_logits, row: classes, depth: 1 };
+                let by_pixel = Left::Rows { values: d_logits, stride: classes };
                 multiply(isa, [rows, classes, UPSCALED], by_pixel, (hyper, UPSCALED), (tile, UPSCALED), false);
                 let to = (pixel * UPSCALED, UPSCALED);
                 // SAFETY: each task has its own pixels.
                 unsafe { d_u.put(isa, (rows, UPSCALED), (tile, UPSCALED), to) };
-                let by_class = Left { values: d_logits, row: 1, depth: classes };
+                let by_class = Left::Columns { values: d_logits, stride: classes };
                 let u = &u[pixel * UPSCALED..];
                 multiply(isa, [classes, rows, UPSCALED], by_class, (u, UPSCALED), (sums, UPSCALED), start > first);
             }

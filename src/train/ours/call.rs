@@ -86,6 +86,13 @@ fn backward(call: &Call<'_, '_>, context: &mut Context, sums: &mut Sums<'_>, op:
     let d_out = || call.operand::<f32>(Slot::Gradient);
     match op {
         BackwardOp::Loss(_) => unreachable!("the loss is run by `run`"),
+        BackwardOp::Parameter { len } => {
+            let mut target = sums.target(node, Slot::Weight, *len);
+            if let Some(sum) = target.slice() {
+                sum.iter_mut().zip(d_out()).for_each(|(sum, d)| *sum += d);
+            }
+            sums.finish([target]);
+        }
         BackwardOp::GemmInput(spec) => {
             let epilogue = Epilogue { residual: accumulate, ..Epilogue::default() };
             let spec = GemmSpec { rows: spec.rows, n: spec.k, k: spec.n, prologue: Prologue::None, epilogue };

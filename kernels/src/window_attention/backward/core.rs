@@ -5,6 +5,9 @@
 //! `d_k = scale·dSᵀ·q`, V2's through the division by the length; `d_scale += Σ dS∘(q·kᵀ)`. P is computed again: the forward
 //! pass leaves nothing. Five products, 10·window²·window²·32 operations per head and window.
 //!
+//! Rows of P sum to one and rows of dS to zero, so the mean key may be taken from all keys and the mean value from all values
+//! before they are multiplied: nothing changes but that less cancels.
+//!
 //! A head of an image is a task: it goes through the windows in order and sums up d_bias; images' sums are added in order.
 
 use super::super::cpu::{FLOOR, Geometry, HEAD, MASK, MAX_TOKENS, MIN_LENGTH, NO_KEY, Window};
@@ -13,7 +16,6 @@ use crate::act::exp;
 use crate::context::{Disjoint, Scratch, scratch_bytes};
 use crate::gemm::{Left, multiply, pack_rows, packed_len, tile};
 use crate::gradient::{Gradient, add_partials};
-use crate::rows::convert_row;
 use crate::simd::{Kernel, Vector, dispatch};
 use crate::{Context, Element, Isa};
 
@@ -71,15 +73,17 @@ pub fn window_core_backward<T: Element>(
                 let bias = &bias[number * square..(number + 1) * square];
                 let head = Head { isa, kind, tokens, scale: score_scale[number] };
                 let mut buffers = Buffers::take(tokens, bias, &mut scratch);
-                let mut along = 0.0;
+                let mut along = 0.0f64;
                 for window in image * windows..(image + 1) * windows {
                     let window = geometry.padded_window(window);
-                    for (row, token) in window.rows.clone().zip(0..) {
-                        let start = row * 3 * channels + number * HEAD;
-                        let part = |part: usize| &qkv[start + part * channels..][..HEAD];
-                        let slope = &d_out[row * channels + number * HEAD..][..HEAD];
-                        buffers.load(isa, token, [part(0), part(1), part(2), slope]);
+                    let first = window.rows.start;
+                    let column = |part: usize| &qkv[first * 3 * channels + part * channels + number * HEAD..];
+                    let places = [&mut buffers.q, &mut buffers.k, &mut buffers.v];
+                    for (part, to) in places.into_iter().enumerate() {
+                        dispatch(isa, Take { from: column(part), stride: 3 * channels, to });
                     }
+                    let from = &d_out[first * channels + number * HEAD..];
+                    dispatch(isa, Take { from, stride: channels, to: buffers.d_out });
                     along += head.window(&window, &mut buffers);
                     for (part, values) in [&buffers.d_q, &buffers.d_k, &buffers.d_v].into_iter().enumerate() {
                         let start = window.rows.start * 3 * channels + part * channels + number * HEAD;
@@ -92,7 +96,7 @@ pub fn window_core_backward<T: Element>(
                 for (sums, padded) in sums.chunks_exact_mut(tokens).zip(buffers.d_bias.chunks_exact(MAX_TOKENS)) {
                     sums.copy_from_slice(&padded[..tokens]);
                 }
-                scale[0] = along;
+                scale[0] = along as f32;
             });
         }
         if let Some(d_bias) = d_bias {
@@ -113,6 +117,8 @@ struct Buffers<'a> {
     d_q: &'a mut [f32],
     d_k: &'a mut [f32],
     d_v: &'a mut [f32],
+    /// k or v less its mean.
+    centred: &'a mut [f32],
     /// One over the lengths of q and k; V2.
     inverse: [&'a mut [f32]; 2],
     packed: &'a mut [f32],
@@ -127,7 +133,7 @@ struct Buffers<'a> {
 
 impl<'a> Buffers<'a> {
     fn bytes(tokens: usize) -> usize {
-        7 * scratch_bytes::<f32>(tokens * HEAD)
+        8 * scratch_bytes::<f32>(tokens * HEAD)
             + 2 * scratch_bytes::<f32>(tokens)
             + scratch_bytes::<f32>(packed_len::<f32>(tokens, HEAD))
             + 4 * scratch_bytes::<f32>(tokens * MAX_TOKENS)
@@ -142,6 +148,7 @@ impl<'a> Buffers<'a> {
             d_q: scratch.take(tokens * HEAD),
             d_k: scratch.take(tokens * HEAD),
             d_v: scratch.take(tokens * HEAD),
+            centred: scratch.take(tokens * HEAD),
             inverse: [scratch.take(tokens), scratch.take(tokens)],
             packed: scratch.take(packed_len::<f32>(tokens, HEAD)),
             weights: scratch.take(tokens * MAX_TOKENS),
@@ -159,14 +166,6 @@ impl<'a> Buffers<'a> {
         buffers.slopes.fill(0.0);
         buffers
     }
-
-    /// q, k, v and d_out of a token.
-    fn load<T: Element>(&mut self, isa: Isa, token: usize, rows: [&[T]; 4]) {
-        let places = [&mut self.q, &mut self.k, &mut self.v, &mut self.d_out];
-        for (row, place) in rows.into_iter().zip(places) {
-            convert_row(isa, row, &mut place[token * HEAD..][..HEAD]);
-        }
-    }
 }
 
 /// What is the same for all windows.
@@ -179,29 +178,90 @@ struct Head {
 
 impl Head {
     /// The gradients of one window, which is loaded; returns the gradient of the scale.
-    fn window(&self, window: &Window, buffers: &mut Buffers<'_>) -> f32 {
+    fn window(&self, window: &Window, buffers: &mut Buffers<'_>) -> f64 {
         let Self { isa, kind, tokens, scale } = *self;
-        let Buffers { q, k, v, d_out, d_q, d_k, d_v, inverse, packed, weights, slopes, bias, d_bias } = buffers;
+        let Buffers { q, k, v, d_out, d_q, d_k, d_v, centred, inverse, packed, weights, slopes, bias, d_bias } =
+            buffers;
         if kind == WindowKind::V2 {
             dispatch(isa, Divide { x: q, inverse: inverse[0] });
             dispatch(isa, Divide { x: k, inverse: inverse[1] });
         }
-        let keys = pack_rows(isa, tokens, HEAD, k, HEAD, packed);
-        tile(isa, tokens, q, HEAD, keys, 0..tokens, weights, MAX_TOKENS, false);
-        let values = pack_rows(isa, tokens, HEAD, v, HEAD, packed);
+        dispatch(isa, Centre { x: v, to: centred });
+        let values = pack_rows(isa, tokens, HEAD, centred, HEAD, packed);
         tile(isa, tokens, d_out, HEAD, values, 0..tokens, slopes, MAX_TOKENS, false);
+        dispatch(isa, Centre { x: k, to: centred });
+        let keys = pack_rows(isa, tokens, HEAD, centred, HEAD, packed);
+        tile(isa, tokens, q, HEAD, keys, 0..tokens, weights, MAX_TOKENS, false);
         dispatch(isa, Slopes { tokens, scale, regions: window.regions(), bias, weights, slopes, d_bias });
         let sizes = [tokens, tokens, HEAD];
-        let by_key = |values| Left { values, row: 1, depth: MAX_TOKENS };
-        let by_query = Left { values: slopes, row: MAX_TOKENS, depth: 1 };
+        let by_key = |values| Left::Columns { values, stride: MAX_TOKENS };
+        let by_query = Left::Rows { values: slopes, stride: MAX_TOKENS };
         multiply(isa, sizes, by_key(weights), (d_out, HEAD), (d_v, HEAD), false);
         multiply(isa, sizes, by_key(slopes), (q, HEAD), (d_k, HEAD), false);
-        multiply(isa, sizes, by_query, (k, HEAD), (d_q, HEAD), false);
+        multiply(isa, sizes, by_query, (centred, HEAD), (d_q, HEAD), false);
         let lengths = (kind == WindowKind::V2).then_some(());
         let of = |index: usize| lengths.map(|()| &*inverse[index]);
         let along = dispatch(isa, Finish { x: q, d_x: d_q, scale, inverse: of(0) });
         dispatch(isa, Finish { x: k, d_x: d_k, scale, inverse: of(1) });
         along
+    }
+}
+
+/// Rows of 32, widened, from rows further apart.
+struct Take<'a, T> {
+    from: &'a [T],
+    stride: usize,
+    to: &'a mut [f32],
+}
+
+impl<T: Element> Kernel for Take<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let Self { from, stride, to } = self;
+        let rows = to.len() / HEAD;
+        assert!(rows == 0 || (rows - 1) * stride + HEAD <= from.len(), "{rows} rows, {stride} apart");
+        for row in 0..rows {
+            for d in (0..HEAD).step_by(V::LANES) {
+                // SAFETY: 32 values of every row, in both.
+                unsafe {
+                    V::load_as(from.as_ptr().add(row * stride + d)).store(to.as_mut_ptr().add(row * HEAD + d));
+                }
+            }
+        }
+    }
+}
+
+/// Rows of 32 less their mean row.
+struct Centre<'a> {
+    x: &'a [f32],
+    to: &'a mut [f32],
+}
+
+impl Kernel for Centre<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let Self { x, to } = self;
+        let rows = x.len() / HEAD;
+        assert!(to.len() == x.len() && x.len() == rows * HEAD);
+        let share = V::splat(1.0 / rows.max(1) as f32);
+        for d in (0..HEAD).step_by(V::LANES) {
+            // SAFETY: rows of 32 values in both.
+            unsafe {
+                let mut sum = V::zero();
+                for row in 0..rows {
+                    sum = sum.add(V::load(x.as_ptr().add(row * HEAD + d)));
+                }
+                let mean = sum.mul(share);
+                for row in 0..rows {
+                    let at = row * HEAD + d;
+                    V::load(x.as_ptr().add(at)).sub(mean).store(to.as_mut_ptr().add(at));
+                }
+            }
+        }
     }
 }
 
@@ -243,10 +303,10 @@ struct Finish<'a> {
 }
 
 impl Kernel for Finish<'_> {
-    type Output = f32;
+    type Output = f64;
 
     #[inline(always)]
-    fn run<V: Vector>(self) -> f32 {
+    fn run<V: Vector>(self) -> f64 {
         let Self { x, d_x, scale, inverse } = self;
         let mut total = 0.0;
         for (row, (x, d_x)) in x.chunks_exact(HEAD).zip(d_x.chunks_exact_mut(HEAD)).enumerate() {
@@ -258,7 +318,7 @@ impl Kernel for Finish<'_> {
                     along = V::load(x.add(d)).mul_add(V::load(d_x.add(d)), along);
                 }
                 let along = along.reduce_add();
-                total += along;
+                total += f64::from(along);
                 let (factor, along) = match inverse {
                     None => (scale, 0.0),
                     // A length below the least is a constant: nothing flows through it.
