@@ -124,7 +124,7 @@ pub fn train(
         loader,
         validation,
         log,
-        progress: Progress::new(recipe, step, lead && options.progress),
+        progress: Progress::new(recipe, step, lead && options.progress, options.most_images_per_second),
         tally,
         step,
         resumed_at: step,

@@ -27,7 +27,8 @@ fn table(backbone: Backbone, batch: usize) -> Table {
     let (loss, gradients) = ours(&mut engine, &problem);
     let (truth_loss, truth) = reference(&weights, &problem, Kind::Double);
     let (peer_loss, peer) = reference(&weights, &problem, Kind::Float);
-    for (own, truth, peer) in [(loss.cross_entropy, truth_loss[0], peer_loss[0]), (loss.dice, truth_loss[1], peer_loss[1])]
+    for (own, truth, peer) in
+        [(loss.cross_entropy, truth_loss[0], peer_loss[0]), (loss.dice, truth_loss[1], peer_loss[1])]
     {
         let allowed = FACTOR * (peer - truth).abs() + 1e-6 * truth.abs();
         assert!((own - truth).abs() <= allowed, "{spec}: loss {own}, truth {truth}, libtorch {peer}");
@@ -65,7 +66,10 @@ fn table(backbone: Backbone, batch: usize) -> Table {
 
 fn check(backbone: Backbone, batch: usize) {
     let Table { whole: [own, peer], worse, tensors } = table(backbone, batch);
-    println!("{backbone}: relative L2 of all gradients {own:.2e}, libtorch f32 {peer:.2e}; {} of {tensors} tensors worse", worse.len());
+    println!(
+        "{backbone}: relative L2 of all gradients {own:.2e}, libtorch f32 {peer:.2e}; {} of {tensors} tensors worse",
+        worse.len()
+    );
     for line in worse.iter().take(12) {
         println!("  {line}");
     }

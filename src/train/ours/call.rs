@@ -155,8 +155,7 @@ fn backward(call: &Call<'_, '_>, context: &mut Context, sums: &mut Sums<'_>, op:
             sums.finish([weight, bias]);
         }
         BackwardOp::BatchNorm(spec) => {
-            let mut targets =
-                sums.targets(node, [(Slot::NormWeight, spec.channels), (Slot::NormBias, spec.channels)]);
+            let mut targets = sums.targets(node, [(Slot::NormWeight, spec.channels), (Slot::NormBias, spec.channels)]);
             let [weight, bias] = &mut targets;
             let operands = BatchNormBackwardOperands::<f32> {
                 x: call.operand(Slot::X),
@@ -194,8 +193,7 @@ fn backward(call: &Call<'_, '_>, context: &mut Context, sums: &mut Sums<'_>, op:
             k::elementwise::backward::factor_backward(context, sizes, x, d_out(), first());
         }
         BackwardOp::LayerNorm(spec) => {
-            let mut targets =
-                sums.targets(node, [(Slot::NormWeight, spec.channels), (Slot::NormBias, spec.channels)]);
+            let mut targets = sums.targets(node, [(Slot::NormWeight, spec.channels), (Slot::NormBias, spec.channels)]);
             let [weight, bias] = &mut targets;
             let parameters = weight.slice().zip(bias.slice());
             let operands = LayerNormBackwardOperands::<f32> {
