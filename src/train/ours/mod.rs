@@ -103,10 +103,16 @@ impl OurEngine {
             let reason = format!("{} labels for {pixels} pixels", batch.labels.len());
             return Err(EngineError::Broken { reason }.into());
         }
+        let warps = if self.training.model.variant.warps() { value.shape[0] } else { 0 };
+        if batch.warps.len() != warps {
+            let reason = format!("{} warps, expected {warps}", batch.warps.len());
+            return Err(EngineError::Broken { reason }.into());
+        }
         self.store.refresh(&self.training.graph);
         let base = self.arena.base();
         let draw = Draw { seed: draws.seed, step: draws.step, micro_batch: draws.micro_batch };
-        let mut step = Step { draw, labels: &batch.labels, scale, loss: None };
+        let size = (value.shape[2], value.shape[1]);
+        let mut step = Step { draw, labels: &batch.labels, warps: &batch.warps, size, scale, loss: None };
         {
             let (constants, _) = self.store.split(None);
             let memory =
