@@ -18,6 +18,7 @@ pub mod simd;
 
 pub mod adamw;
 pub mod attention;
+pub mod batch_norm;
 pub mod conv;
 pub mod depthwise;
 pub mod elementwise;
@@ -31,6 +32,7 @@ pub mod mlp_fusion;
 pub mod patch_merge;
 pub mod resample;
 pub mod squeeze_excite;
+pub mod stochastic_depth;
 pub mod token_attention;
 pub mod window_attention;
 

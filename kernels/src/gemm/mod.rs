@@ -3,6 +3,7 @@
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
+pub mod backward;
 pub mod core;
 pub mod cpu;
 #[cfg(target_arch = "x86_64")]
