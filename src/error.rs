@@ -1,6 +1,9 @@
 //! The crate's error.
 
-use crate::{data::DataError, engine::EngineError, image::ImageError, tensors::TensorsError, weights::WeightsError};
+use crate::{
+    data::DataError, engine::EngineError, image::ImageError, tensors::TensorsError, train::TrainError,
+    weights::WeightsError,
+};
 
 /// Why a command could not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +23,9 @@ pub enum Error {
     /// A tensor file could not be used or written.
     #[error(transparent)]
     Tensors(#[from] TensorsError),
+    /// A training run could not start, go on or be resumed.
+    #[error(transparent)]
+    Train(#[from] TrainError),
     /// A folder that was checked, whose problems are listed already.
     #[error("{count} {} listed above", if *count == 1 { "problem is" } else { "problems are" })]
     Problems {

@@ -11,6 +11,7 @@ pub mod labellers;
 pub mod parser;
 pub mod profile;
 pub mod tensors;
+pub mod train;
 pub mod weights;
 
 pub use error::{Error, print_error};

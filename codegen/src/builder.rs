@@ -106,6 +106,11 @@ impl Builder {
         self.gemm(name, x, weight, None)
     }
 
+    /// A product whose weight and bias are values already.
+    pub(crate) fn product_with(&mut self, name: &str, x: ValueId, weight: ValueId, bias: Option<ValueId>) -> ValueId {
+        self.gemm(name, x, weight, bias)
+    }
+
     fn gemm(&mut self, name: &str, x: ValueId, weight: ValueId, bias: Option<ValueId>) -> ValueId {
         let n = self.shape(weight)[0];
         let k = self.channels(x);

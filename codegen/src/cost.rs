@@ -1,11 +1,26 @@
 //! What a node costs: floating-point operations and bytes moved.
 
+use crate::grad::BackwardOp;
 use crate::ir::{Graph, Node, Op, Slot, Source};
 use crate::plan::{Format, constant_format};
 use segface_kernels::DType;
 
 /// Operations of one pixel's four-point interpolation in one channel.
 const BILINEAR_FLOPS: u64 = 7;
+
+/// Floating-point operations of the products of a backward operator.
+fn backward_flops(op: &BackwardOp) -> u64 {
+    let product = |factors: &[usize]| 2 * factors.iter().map(|f| *f as u64).product::<u64>();
+    match op {
+        BackwardOp::GemmInput(g) | BackwardOp::GemmWeight(g) => product(&[g.rows, g.n, g.k]),
+        BackwardOp::ConvInput(c) | BackwardOp::ConvWeight(c) => c.flops() as u64,
+        BackwardOp::DepthwiseInput(d) | BackwardOp::DepthwiseWeight(d) => d.flops() as u64,
+        BackwardOp::Attention { spec, .. } => spec.flops() / 2 * 5,
+        BackwardOp::MaskProduct(m) => 2 * m.flops(),
+        BackwardOp::WindowCore(w) => w.flops() as u64 / 2 * 5,
+        _ => 0,
+    }
+}
 
 impl Node {
     /// Floating-point operations, two per multiply-add of products; small change (norms, activations, softmax) is left out,
@@ -52,6 +67,8 @@ impl Node {
             }
             Op::MaskProduct(m) => product(&[m.batch, m.pixels, 32, m.classes]),
             Op::Bilinear(_) => BILINEAR_FLOPS * result(0),
+            Op::Backward(op) => backward_flops(op),
+            Op::BatchNorm(_) | Op::StochasticDepth(_) => 0,
             Op::Elementwise(_) | Op::LayerNorm(_) | Op::PatchGather(_) | Op::WindowGather(_) | Op::WindowScatter(_) => {
                 0
             }

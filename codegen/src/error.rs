@@ -27,6 +27,14 @@ pub enum CodegenError {
         /// What was asked for.
         precision: Precision,
     },
+    /// Something of the network cannot be trained.
+    #[error("{model} cannot be trained: {reason}")]
+    Training {
+        /// Which network.
+        model: ModelSpec,
+        /// What stands in the way.
+        reason: String,
+    },
     /// The weights are not those of the network.
     #[error("the weights do not fit the network:{}", list(missing, misshapen))]
     Weights {

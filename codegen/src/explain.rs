@@ -118,5 +118,8 @@ pub fn operator(op: &Op) -> &'static str {
         Op::MaxPool(_) => "max_pool",
         Op::SumPool(_) => "sum_pool",
         Op::Convert(_) => "convert",
+        Op::BatchNorm(_) => "batch_norm",
+        Op::StochasticDepth(_) => "stochastic_depth",
+        Op::Backward(op) => op.name(),
     }
 }

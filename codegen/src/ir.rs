@@ -105,8 +105,10 @@ pub enum Slot {
     Scale,
     /// Factor per image and channel (squeeze-excite gate).
     Gate,
-    /// Residual added at the end.
+    /// Residual added at the end; backward operators: the share of the gradient that is there already.
     Residual,
+    /// Backward operators: gradient of the forward operator's result.
+    Gradient,
     /// Row written where a window gather finds padding (zeros if absent).
     Fill,
     /// Channel sums of squeeze-excite.
@@ -228,6 +230,12 @@ pub enum Op {
     MaxPool(kernels::resample::MaxPoolSpec),
     /// Sum over an image.
     SumPool(kernels::resample::SumPoolSpec),
+    /// Batch norm in training. Outputs: map, mean and 1/√(var + ε) of the batch.
+    BatchNorm(kernels::batch_norm::BatchNormSpec),
+    /// Residual branch dropped at random.
+    StochasticDepth(kernels::stochastic_depth::StochasticDepthSpec),
+    /// Gradients.
+    Backward(crate::grad::BackwardOp),
     /// Change of element type, where an un-fused plan crosses from activations to what stays f32.
     Convert(kernels::elementwise::ConvertSpec),
 }

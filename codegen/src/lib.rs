@@ -6,6 +6,7 @@ mod cost;
 pub mod cuda;
 mod error;
 pub mod explain;
+pub mod grad;
 pub mod ir;
 mod manifest;
 pub mod models;

@@ -330,6 +330,24 @@ pub(crate) fn signature(op: &Op) -> Result<Signature, String> {
             s.takes([(Slot::X, size(&[p.batch, p.pixels, p.channels]))]).gives(size(&[p.batch, p.channels]))
         }
         Op::Convert(c) => s.takes([(Slot::X, c.len)]).gives(c.len),
+        Op::BatchNorm(b) => {
+            let len = size(&[b.rows, b.channels]);
+            s.takes([(Slot::X, len)])
+                .takes(norm(b.channels))
+                .takes([(Slot::Mean, b.channels), (Slot::Variance, b.channels)])
+                .gives(len)
+                .gives(b.channels)
+                .gives(b.channels)
+        }
+        Op::StochasticDepth(d) => {
+            let len = size(&[d.batch, d.len]);
+            s.takes([(Slot::X, len)]).gives(len)
+        }
+        Op::Backward(op) => {
+            let crate::grad::Operands { required, mut optional, results } = op.operands();
+            optional.extend(results.first().map(|len| (Slot::Residual, *len)));
+            Signature { required, optional, results }
+        }
     })
 }
 

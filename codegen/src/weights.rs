@@ -46,6 +46,14 @@ pub enum Make {
     LogitScale,
     /// Swin V2: qkv bias `[3C]` with its middle (k) third zero, whatever the checkpoint holds.
     ZeroKeyThird,
+    /// Folded MLP fusion (`passes::fold_mlp_fusion`) in training, where the matrices change: fusion weight [n, all], projection [j, k] →
+    /// [n, k], the fusion's columns from `column` on times the projection.
+    FoldedProjection {
+        /// First column of the tap's slice.
+        column: usize,
+    },
+    /// Its bias: fusion weight [n, all], projections' biases, each of a slice of equal width, coarsest last → `[n]`.
+    FoldedBias,
     /// That number, that many times; no tensor.
     Fill(f64, usize),
     /// Gaussian matrix [2, 128] → [h·w, 256]: sine and cosine of 2π·(2c − 1)·matrix at cell centres c, x first.
@@ -59,7 +67,7 @@ pub enum Make {
 
 impl Recipe {
     /// The numbers, row-major. The tensors are given in the recipe's order and have the declared shapes.
-    pub(crate) fn evaluate(&self, tensors: &[Cow<'_, [f32]>]) -> Arc<[f32]> {
+    pub fn evaluate(&self, tensors: &[Cow<'_, [f32]>]) -> Arc<[f32]> {
         let shape = |index: usize| &self.tensors[index].shape;
         match &self.make {
             Make::Plain => Arc::from(&tensors[0][..]),
@@ -79,10 +87,45 @@ impl Recipe {
                 let keep = |i: usize| !(third..2 * third).contains(&i);
                 tensors[0].iter().enumerate().map(|(i, v)| if keep(i) { *v } else { 0.0 }).collect()
             }
+            Make::FoldedProjection { column } => {
+                folded_projection(&tensors[0], &tensors[1], shape(0), shape(1), *column)
+            }
+            Make::FoldedBias => folded_bias(&tensors[0], &tensors[1..], shape(0)),
             Make::Fill(value, len) => vec![*value as f32; *len].into(),
             Make::PositionalEncoding { height, width } => positional_encoding(&tensors[0], *height, *width),
         }
     }
+}
+
+/// The slices of a folded fusion's weight lie in reverse order: the last tap's first.
+fn folded_bias(fusion: &[f32], biases: &[Cow<'_, [f32]>], shape: &[usize]) -> Arc<[f32]> {
+    let row_len = shape[1];
+    let sum = |row: &[f32]| {
+        let slices = biases.iter().rev().flat_map(|bias| bias.iter());
+        row.iter().zip(slices).map(|(w, b)| f64::from(*w) * f64::from(*b)).sum::<f64>() as f32
+    };
+    fusion.chunks_exact(row_len).map(sum).collect()
+}
+
+fn folded_projection(
+    fusion: &[f32],
+    projection: &[f32],
+    shape: &[usize],
+    projected: &[usize],
+    column: usize,
+) -> Arc<[f32]> {
+    let (row_len, j, k) = (shape[1], projected[0], projected[1]);
+    let mut result = Vec::with_capacity(shape[0] * k);
+    let mut sums = vec![0.0f64; k];
+    for row in fusion.chunks_exact(row_len) {
+        sums.fill(0.0);
+        for (factor, values) in row[column..column + j].iter().zip(projection.chunks_exact(k)) {
+            let factor = f64::from(*factor);
+            sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += factor * f64::from(*value));
+        }
+        result.extend(sums.iter().map(|sum| *sum as f32));
+    }
+    result.into()
 }
 
 fn conv_rows(weight: &[f32], shape: &[usize]) -> Arc<[f32]> {
@@ -220,5 +263,6 @@ impl Graph {
     }
 }
 
+mod adjoint;
 #[cfg(test)]
 mod tests;

@@ -78,6 +78,12 @@ impl Moments {
     pub(crate) fn normalise<V: Vector>(self, x: V) -> V {
         x.sub(V::splat(self.mean)).sub(V::splat(self.rest)).mul(V::splat(self.scale))
     }
+
+    /// 1/√(variance + ε)
+    #[inline(always)]
+    pub(crate) fn scale(self) -> f32 {
+        self.scale
+    }
 }
 
 /// Moments of n values, in two passes: the second sums differences from the first one's mean and their squares.

@@ -30,7 +30,7 @@ pub struct Settings {
     pub profile: bool,
     /// `PTXVM_SEED`: one legal order of streams, warps and blocks, the same at every run.
     pub seed: Option<u64>,
-    /// `PTXVM_THREADS`: threads that run kernels.
+    /// `PTXVM_THREADS`: threads that run kernels; without it one for every processor, but one with a seed.
     pub threads: usize,
     /// `PTXVM_SHRINK`: findings are shrunk to few blocks.
     pub shrink: bool,
@@ -137,6 +137,8 @@ pub fn parse(variable: impl Fn(&str) -> Option<String>) -> Settings {
     };
     let seed = number("PTXVM_SEED");
     let threads = match number("PTXVM_THREADS") {
+        // What a seed has shown is to be replayed by the seed alone.
+        Some(0) | None if seed.is_some() => 1,
         Some(0) | None => std::thread::available_parallelism().map_or(1, usize::from),
         Some(threads) => usize::try_from(threads).unwrap_or(usize::MAX).min(1024),
     };
@@ -223,6 +225,14 @@ mod tests {
         assert_eq!(keys, ["a100", "l4"]);
         assert!(settings.checked && settings.profile && !settings.fast());
         assert_eq!(settings.seed, Some(7));
+    }
+
+    #[test]
+    fn a_seed_runs_on_one_thread_unless_more_are_asked_for() {
+        assert_eq!(with(&[("PTXVM_SEED", "7")]).threads, 1);
+        assert_eq!(with(&[("PTXVM_SEED", "7"), ("PTXVM_THREADS", "3")]).threads, 3);
+        let all = std::thread::available_parallelism().map_or(1, usize::from);
+        assert_eq!(with(&[]).threads, all);
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod random;
 #[path = "opcodes/vm.rs"]
 mod vm;
 
+use ptxvm::program::Program;
 use random::Random;
 use vm::run_on_vm;
 
@@ -183,4 +184,22 @@ fn every_block_starts_with_nothing_of_those_before() {
     let mut buffers = [vec![0xff; 50 * 96 * 4]];
     vm::run_blocks(text, "k", [50, 1, 1], [96, 1, 1], &mut buffers).expect("it runs");
     assert!(words(&buffers[0]).iter().all(|word| *word == 0), "{:?}", words(&buffers[0]));
+}
+
+/// What this machine does not model is refused when it is loaded, with the instruction, its line and its kernel.
+#[test]
+fn what_is_excluded_is_refused_at_load_with_opcode_line_and_kernel() {
+    let text = |line: &str| {
+        format!(
+            ".version 8.8\n.target sm_100a\n.address_size 64\n.visible .entry well()\n{{\nret;\n}}\n.visible .entry ill()\n{{\n\
+             .reg .pred %p<2>;\n.reg .b16 %h<8>;\n.reg .b32 %r<8>;\n.reg .f32 %f<8>;\n.reg .b64 %rd<4>;\nbar.sync 0;\n{line}\n\
+             ret;\n}}\n"
+        )
+    };
+    assert!(Program::compile(&text("")).is_ok());
+    for line in include_str!("refused.txt").lines() {
+        let opcode = line.split([' ', ';']).next().expect("an opcode");
+        let error = Program::compile(&text(line)).map(|_| ()).expect_err(line).to_string();
+        assert!(error.starts_with(&format!("line 16: `{opcode}` in ill: ")), "{line}: {error}");
+    }
 }

@@ -29,6 +29,12 @@ pub struct BatchNorm {
     pub running_var: Tensor,
 }
 
+/// Batch normalisation in training: statistics of the batch (biased variance), which move the running ones (unbiased).
+pub fn batch_norm_in_training(x: &Tensor, p: &BatchNorm, momentum: f64, eps: f64) -> Tensor {
+    let (mean, var) = (Some(&p.running_mean), Some(&p.running_var));
+    x.batch_norm(Some(&p.weight), Some(&p.bias), mean, var, true, momentum, eps, false)
+}
+
 /// Inference-time batch normalisation over the channels of `x` [N, C, H, W]: `γ·(x − μ)/√(σ² + ε) + β`.
 pub fn batch_norm(x: &Tensor, p: &BatchNorm, eps: f64) -> Tensor {
     let (mean, var) = (Some(&p.running_mean), Some(&p.running_var));

@@ -14,6 +14,7 @@ pub mod elementwise;
 pub mod gemm;
 pub mod image;
 pub mod layer_norm;
+pub mod loss;
 pub mod mask_head;
 pub mod mlp;
 pub mod mlp_fusion;
@@ -83,6 +84,26 @@ impl<'a> Model<'a> {
         Model { spec, store: Store::new(weights, kind) }
     }
 
+    /// The network in training mode: batch norms see their batch and move their running statistics by `momentum`, stochastic depth multiplies
+    /// the branch at a place of the network by `factor(place, probability, image)`, and every parameter has a gradient.
+    pub fn training(
+        spec: ModelSpec,
+        weights: &'a dyn WeightSource,
+        kind: Kind,
+        momentum: f64,
+        factor: &'a dyn Fn(u32, f32, usize) -> f32,
+    ) -> Self {
+        let mut model = Model::new(spec, weights, kind);
+        model.store.training = Some(weights::Training { momentum, factor, places: Default::default() });
+        model
+    }
+
+    /// Every tensor that forward passes have used, by published name: in training mode parameters with their gradients, running statistics as
+    /// they are now.
+    pub fn tensors(&self) -> std::collections::BTreeMap<String, Tensor> {
+        self.store.tensors()
+    }
+
     /// One inference. `input` [N, 3, H, W] normalised, any kind; `landmarks` [N, 5, 2] in pixels of the input, needed
     /// by variants that warp and ignored by the others.
     pub fn forward(&self, input: &Tensor, landmarks: Option<&Tensor>) -> Result<Outputs, Error> {
@@ -98,6 +119,9 @@ impl<'a> Model<'a> {
             (true, points) => return Err(Error::Landmarks { found: points.map(Tensor::size), batch }),
         };
         let root = self.store.root();
+        if let Some(training) = &self.store.training {
+            training.places.set(0);
+        }
         let mut x = input.to_kind(self.store.kind());
         if let Some(points) = landmarks {
             x = image::warp(&x, points);

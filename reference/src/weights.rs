@@ -2,20 +2,49 @@
 
 use crate::{
     Error,
-    elementwise::{BatchNorm, batch_norm},
+    elementwise::{BatchNorm, batch_norm, batch_norm_in_training},
     layer_norm,
     mlp::Linear,
     squeeze_excite::SqueezeExcite,
     token_attention::Norm,
 };
 use segface_codegen::WeightSource;
-use std::{cell::RefCell, collections::HashMap, fmt};
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, HashMap},
+    fmt,
+};
 use tch::{Kind, Tensor};
+
+/// What training mode adds.
+pub(crate) struct Training<'a> {
+    /// Weight of the batch in the running statistics.
+    pub(crate) momentum: f64,
+    /// Factor of stochastic depth: of a place of the network, a probability, an image.
+    pub(crate) factor: &'a dyn Fn(u32, f32, usize) -> f32,
+    /// Residual branches met so far.
+    pub(crate) places: Cell<u32>,
+}
+
+/// Whether a tensor of that name is a parameter.
+fn trained(name: &str) -> bool {
+    !matches!(
+        name.rsplit('.').next(),
+        Some(
+            "running_mean"
+                | "running_var"
+                | "positional_encoding_gaussian_matrix"
+                | "relative_position_index"
+                | "relative_coords_table"
+        )
+    )
+}
 
 /// Converts what a source holds to one kind, once.
 pub(crate) struct Store<'a> {
     source: &'a dyn WeightSource,
     kind: Kind,
+    pub(crate) training: Option<Training<'a>>,
     converted: RefCell<HashMap<String, Tensor>>,
 }
 
@@ -27,7 +56,7 @@ impl fmt::Debug for Store<'_> {
 
 impl<'a> Store<'a> {
     pub(crate) fn new(source: &'a dyn WeightSource, kind: Kind) -> Self {
-        Store { source, kind, converted: RefCell::default() }
+        Store { source, kind, training: None, converted: RefCell::default() }
     }
 
     pub(crate) fn kind(&self) -> Kind {
@@ -48,8 +77,19 @@ impl<'a> Store<'a> {
         };
         let shape: Vec<i64> = shape.iter().map(|&n| n as i64).collect();
         let tensor = Tensor::from_slice(&values).view(shape.as_slice()).to_kind(self.kind);
+        let tensor = match &self.training {
+            // A leaf of its own, whose memory the optimizer or a batch norm may change.
+            Some(_) if trained(&name) => tensor.copy().set_requires_grad(true),
+            Some(_) => tensor.copy(),
+            None => tensor,
+        };
         self.converted.borrow_mut().insert(name, tensor.shallow_clone());
         Ok(tensor)
+    }
+
+    /// Every tensor used so far, by name.
+    pub(crate) fn tensors(&self) -> BTreeMap<String, Tensor> {
+        self.converted.borrow().iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect()
     }
 }
 
@@ -73,6 +113,22 @@ impl Scope<'_> {
     /// The tensor `name` of this module.
     pub(crate) fn tensor(&self, name: &str) -> Result<Tensor, Error> {
         self.store.tensor(format!("{}{name}", self.path))
+    }
+
+    /// A residual branch [N, ..] in training: torchvision's `StochasticDepth`, mode "row". Else the branch itself.
+    pub(crate) fn stochastic_depth(&self, branch: &Tensor, probability: f64) -> Tensor {
+        let Some(training) = &self.store.training else { return branch.shallow_clone() };
+        let place = training.places.get();
+        training.places.set(place + 1);
+        if probability == 0.0 {
+            return branch.shallow_clone();
+        }
+        let size = branch.size();
+        let factors: Vec<f32> =
+            (0..size[0] as usize).map(|image| (training.factor)(place, probability as f32, image)).collect();
+        let mut shape = vec![1; size.len()];
+        shape[0] = size[0];
+        branch * Tensor::from_slice(&factors).to_kind(branch.kind()).view(shape.as_slice())
     }
 
     /// This module as a linear layer with bias.
@@ -103,7 +159,10 @@ impl Scope<'_> {
             running_mean: self.tensor("running_mean")?,
             running_var: self.tensor("running_var")?,
         };
-        Ok(batch_norm(x, &p, eps))
+        Ok(match &self.store.training {
+            None => batch_norm(x, &p, eps),
+            Some(training) => batch_norm_in_training(x, &p, training.momentum, eps),
+        })
     }
 
     /// This module as the gate of a squeeze-excite.

@@ -2,7 +2,7 @@
 //! random numbers: as easy as 1, 2, 3", SC 2011) under a key. No state, so threads, ranks and resumed runs agree.
 
 /// Philox 4×32-10: four words from a counter and a key.
-pub(super) fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
+pub(crate) fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     let product = |a: u32, b: u32| {
         let wide = u64::from(a) * u64::from(b);
         ((wide >> 32) as u32, wide as u32)

@@ -1,6 +1,7 @@
 //! Pictures of results: filled rectangles, text, images side by side, as PNG. No fonts of the system, so the bytes are the same everywhere.
 
 mod font;
+mod plot;
 
 use std::io::{self, Write};
 
@@ -11,7 +12,7 @@ pub const CHARACTER_WIDTH: usize = 6;
 pub const CHARACTER_HEIGHT: usize = 7;
 
 /// An RGB8 picture to draw on. What lies outside of it is not drawn.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Canvas {
     /// Columns.
     pub width: usize,

@@ -1,7 +1,7 @@
 //! One node at work: from a graph's named slots to a kernel's operands.
 
-use segface_codegen::ir::{AttentionRole, Node, Op, Projection, Slot, ValueId};
-use segface_codegen::passes::plan_memory::{InPlace, in_place};
+use segface_codegen::ir::{AttentionRole, Graph, Node, Op, Projection, Slot, ValueId};
+use segface_codegen::passes::plan_memory::{InPlace, MemoryPlan, in_place};
 use segface_codegen::plan::{Constant, Plan};
 use segface_kernels::attention::AttentionOperands;
 use segface_kernels::conv::ConvOperands;
@@ -23,20 +23,53 @@ use segface_kernels::window_attention::{
 };
 use segface_kernels::{Context, DType, Element, Epilogue, bf16};
 
+/// A constant operand in the form its kernel takes.
+pub(crate) enum Operand<'p> {
+    /// Row-major f32.
+    F32(&'p [f32]),
+    /// Row-major bf16.
+    Bf16(&'p [bf16]),
+    /// A product's weight.
+    Packed(&'p PackedMatrix),
+}
+
+/// Where operands come from that lie in no arena: a plan's constants, or what a training step makes of its parameters.
+pub(crate) trait Constants {
+    /// The operand of `node` in `slot`.
+    fn constant(&self, node: &Node, slot: Slot) -> Option<Operand<'_>>;
+}
+
+impl Constants for Plan {
+    fn constant(&self, node: &Node, slot: Slot) -> Option<Operand<'_>> {
+        Some(match Plan::constant(self, node, slot)? {
+            Constant::F32(data) => Operand::F32(data),
+            Constant::Bf16(data) => Operand::Bf16(data),
+            Constant::Packed(matrix) => Operand::Packed(matrix),
+        })
+    }
+}
+
 /// The arena seen through a plan.
 ///
 /// Slices of it are made without the borrow checker. What makes that sound: `validate` has checked that every value and
 /// workspace lies inside the arena, is aligned, and that at each node an output overlaps no operand, workspace or other
 /// output, except the operand it replaces in place; and a node's slices die before the next node runs.
-pub(super) struct Memory<'p> {
-    pub(super) plan: &'p Plan,
-    pub(super) base: *mut u8,
+pub(crate) struct Memory<'p> {
+    pub(crate) graph: &'p Graph,
+    pub(crate) places: &'p MemoryPlan,
+    pub(crate) constants: &'p dyn Constants,
+    pub(crate) base: *mut u8,
 }
 
 impl<'p> Memory<'p> {
+    /// The arena at `base`, seen through `plan`.
+    pub(super) fn of(plan: &'p Plan, base: *mut u8) -> Self {
+        Memory { graph: &plan.graph, places: &plan.memory, constants: plan, base }
+    }
+
     /// # Safety
     /// No mutable slice of overlapping bytes is alive.
-    pub(super) unsafe fn slice<T>(&self, value: ValueId) -> &'p [T] {
+    pub(crate) unsafe fn slice<T>(&self, value: ValueId) -> &'p [T] {
         let (offset, len) = self.place::<T>(value);
         // SAFETY: in bounds and aligned by `validate`; not aliased mutably by the caller's promise.
         unsafe { std::slice::from_raw_parts(self.base.add(offset).cast(), len) }
@@ -45,49 +78,49 @@ impl<'p> Memory<'p> {
     /// # Safety
     /// No other slice of overlapping bytes is alive.
     #[allow(clippy::mut_from_ref)]
-    pub(super) unsafe fn slice_mut<T>(&self, value: ValueId) -> &'p mut [T] {
+    pub(crate) unsafe fn slice_mut<T>(&self, value: ValueId) -> &'p mut [T] {
         let (offset, len) = self.place::<T>(value);
         // SAFETY: in bounds and aligned by `validate`; not aliased by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.base.add(offset).cast(), len) }
     }
 
     fn place<T>(&self, value: ValueId) -> (usize, usize) {
-        let declared = &self.plan.graph.values[value.0];
+        let declared = &self.graph.values[value.0];
         assert_eq!(declared.dtype.size(), size_of::<T>(), "{} has another element type", declared.name);
-        (self.plan.memory.offsets[value.0].expect("validated: computed values have a place"), declared.len())
+        (self.places.offsets[value.0].expect("validated: computed values have a place"), declared.len())
     }
 }
 
 /// One node at work.
-pub(super) struct Call<'a, 'p> {
-    pub(super) memory: &'a Memory<'p>,
-    pub(super) node: &'p Node,
-    pub(super) index: usize,
+pub(crate) struct Call<'a, 'p> {
+    pub(crate) memory: &'a Memory<'p>,
+    pub(crate) node: &'p Node,
+    pub(crate) index: usize,
 }
 
 impl<'p> Call<'_, 'p> {
     /// The activation or small tensor in `slot`: from the arena or a constant.
-    fn operand<T: Element>(&self, slot: Slot) -> &'p [T] {
+    pub(crate) fn operand<T: Element>(&self, slot: Slot) -> &'p [T] {
         self.optional(slot).unwrap_or_else(|| panic!("validated: {} has no operand {slot:?}", self.node.name))
     }
 
-    fn optional<T: Element>(&self, slot: Slot) -> Option<&'p [T]> {
+    pub(crate) fn optional<T: Element>(&self, slot: Slot) -> Option<&'p [T]> {
         let value = self.node.input(slot)?;
-        if self.memory.plan.memory.offsets[value.0].is_some() {
+        if self.memory.places.offsets[value.0].is_some() {
             // SAFETY: outputs of this node do not overlap its operands (`validate`), save in-place operands, which are
             // never asked for through this function.
             return Some(unsafe { self.memory.slice(value) });
         }
-        Some(match self.memory.plan.constant(self.node, slot) {
-            Some(Constant::F32(data)) => bytemuck::cast_slice(data),
-            Some(Constant::Bf16(data)) => bytemuck::cast_slice(data),
+        Some(match self.memory.constants.constant(self.node, slot) {
+            Some(Operand::F32(data)) => bytemuck::cast_slice(data),
+            Some(Operand::Bf16(data)) => bytemuck::cast_slice(data),
             _ => panic!("validated: {} has no plain constant {slot:?}", self.node.name),
         })
     }
 
-    fn packed(&self, slot: Slot) -> &'p PackedMatrix {
-        match self.memory.plan.constant(self.node, slot) {
-            Some(Constant::Packed(matrix)) => matrix,
+    pub(crate) fn packed(&self, slot: Slot) -> &'p PackedMatrix {
+        match self.memory.constants.constant(self.node, slot) {
+            Some(Operand::Packed(matrix)) => matrix,
             _ => panic!("validated: {} has no packed weight {slot:?}", self.node.name),
         }
     }
@@ -96,28 +129,28 @@ impl<'p> Call<'_, 'p> {
         (self.operand(first), self.operand(second))
     }
 
-    fn output<T>(&self, index: usize) -> &'p mut [T] {
+    pub(crate) fn output<T>(&self, index: usize) -> &'p mut [T] {
         // SAFETY: each output is taken once per call and overlaps nothing that is read (`validate`).
         unsafe { self.memory.slice_mut(self.node.outputs[index]) }
     }
 
     /// Where the operand in `slot` lies, if it lies in the arena.
     fn offset(&self, slot: Slot) -> Option<usize> {
-        self.memory.plan.memory.offsets[self.node.input(slot)?.0]
+        self.memory.places.offsets[self.node.input(slot)?.0]
     }
 
     /// Whether output 0 lies where the operand in `slot` lies.
     fn replaces(&self, slot: Slot) -> bool {
-        self.offset(slot).is_some() && self.offset(slot) == self.memory.plan.memory.offsets[self.node.outputs[0].0]
+        self.offset(slot).is_some() && self.offset(slot) == self.memory.places.offsets[self.node.outputs[0].0]
     }
 
     /// The operand in `slot`, or `None` if output 0 replaces it.
-    fn unless_replaced<T: Element>(&self, slot: Slot) -> Option<&'p [T]> {
+    pub(crate) fn unless_replaced<T: Element>(&self, slot: Slot) -> Option<&'p [T]> {
         (!self.replaces(slot)).then(|| self.operand(slot))
     }
 
     fn workspace<T: Element>(&self, elements: usize) -> &'p mut [T] {
-        let offset = self.memory.plan.memory.workspaces[self.index].expect("validated: this node has a workspace");
+        let offset = self.memory.places.workspaces[self.index].expect("validated: this node has a workspace");
         // SAFETY: in bounds, aligned and not overlapping this node's values (`validate`); taken once per call.
         unsafe { std::slice::from_raw_parts_mut(self.memory.base.add(offset).cast(), elements) }
     }
@@ -153,7 +186,7 @@ impl<'p> Call<'_, 'p> {
     }
 
     /// Copies the operand that the kernel will change in place, if the memory plan kept the original alive.
-    fn prepare_in_place<T: Element>(&self) {
+    pub(crate) fn prepare_in_place<T: Element>(&self) {
         if let InPlace::Always(slot) = in_place(self.node)
             && let Some(original) = self.unless_replaced::<T>(slot)
         {
@@ -162,7 +195,7 @@ impl<'p> Call<'_, 'p> {
     }
 
     /// Calls the node's kernel.
-    pub(super) fn run<T: Element>(&self, context: &mut Context) {
+    pub(crate) fn run<T: Element>(&self, context: &mut Context) {
         use segface_kernels as k;
         self.prepare_in_place::<T>();
         match &self.node.op {
@@ -431,7 +464,7 @@ impl<'p> Call<'_, 'p> {
                 }
                 _ => k::elementwise::convert::<bf16, f32>(context, self.operand(Slot::X), self.output(0)),
             },
-            _ => unreachable!("every operator is matched here or in `run`"),
+            _ => unreachable!("validated: operators of training are run by the training step"),
         }
     }
 }

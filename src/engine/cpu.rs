@@ -8,22 +8,22 @@ use segface_kernels::{Context, DType, Isa, bf16};
 use std::sync::Arc;
 
 /// Cache-line aligned memory for everything one run computes.
-struct Arena(Vec<Line>);
+pub(crate) struct Arena(Vec<Line>);
 
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 struct Line([u8; 64]);
 
 impl Arena {
-    fn new(bytes: usize) -> Self {
+    pub(crate) fn new(bytes: usize) -> Self {
         Arena(vec![Line([0; 64]); bytes.div_ceil(64)])
     }
 
-    fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.0.len() * 64
     }
 
-    fn base(&mut self) -> *mut u8 {
+    pub(crate) fn base(&mut self) -> *mut u8 {
         self.0.as_mut_ptr().cast()
     }
 
@@ -107,7 +107,7 @@ impl CpuEngine {
         if input.len() != value.len() {
             return Err(EngineError::InputLength { expected: value.shape.clone(), found: input.len() });
         }
-        let memory = Memory { plan: &plan, base };
+        let memory = Memory::of(&plan, base);
         match value.dtype {
             // SAFETY: nothing else uses the arena; see `Memory`.
             DType::F32 => unsafe { memory.slice_mut::<f32>(id) }.copy_from_slice(input),
@@ -138,7 +138,7 @@ impl CpuEngine {
         let plan = Arc::clone(&self.plan);
         let id = plan.output(output).ok_or(EngineError::NoSuchOutput { output })?;
         let value = &plan.graph.values[id.0];
-        let memory = Memory { plan: &plan, base: self.arena.base() };
+        let memory = Memory::of(&plan, self.arena.base());
         // SAFETY: no kernel runs, and the result is copied before `&mut self` ends.
         let data = unsafe {
             match value.dtype {

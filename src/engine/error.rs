@@ -53,6 +53,12 @@ pub enum EngineError {
         /// What was given.
         found: usize,
     },
+    /// Labels that are no classes.
+    #[error("{reason}")]
+    Labels {
+        /// Which, and what was expected.
+        reason: String,
+    },
     /// The plan does not compute that output.
     #[error("this engine was compiled without the output {output:?}; compile it with that output")]
     NoSuchOutput {

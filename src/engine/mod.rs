@@ -1,8 +1,8 @@
 //! Running compiled networks: on the CPU, on CUDA devices, and from engine files.
 
-mod call;
+pub(crate) mod call;
 mod container;
-mod cpu;
+pub(crate) mod cpu;
 pub mod cuda;
 mod error;
 pub mod file;

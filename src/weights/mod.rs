@@ -24,7 +24,10 @@ pub use problems::{Misshapen, NotFinite, NotFloat, Problems};
 pub use published::{PUBLISHED, Published, REPOSITORY};
 pub use recognise::Hints;
 pub use resolve::resolve;
+pub(crate) use safetensors_file::{View, write_views};
+pub(crate) use save::metadata;
 pub use save::{FORMAT_VERSION, SaveAs};
+pub(crate) use seeded::table;
 pub use seeded::{seeded, seeded_values};
 pub use tensor::{DType, Tensor};
 pub use torch::PickleError;
@@ -156,6 +159,23 @@ impl Weights {
             include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/weights/segface_mobilenet_celeb_demo.safetensors"));
         Checkpoint::from_bytes("the built-in demonstration weights".into(), Bytes::Static(DEMO), Hints::default())?
             .into_weights(Hints::default())
+    }
+
+    /// Weights that were made here; `file` stands for a path in messages.
+    ///
+    /// # Errors
+    /// [`WeightsError::Problems`] if tensors are missing, unknown, misshapen or not finite.
+    pub fn from_tensors(
+        file: impl Into<String>,
+        spec: ModelSpec,
+        resolution: Option<usize>,
+        tensors: BTreeMap<String, Tensor>,
+    ) -> Result<Weights, WeightsError> {
+        let (file, problems) = (file.into(), Problems::find(&tensors, &spec));
+        if !problems.is_empty() {
+            return Err(WeightsError::Problems { file, spec, problems: Box::new(problems) });
+        }
+        Ok(Weights { spec, resolution, file, tensors })
     }
 
     /// Where they came from, for messages.

@@ -58,18 +58,41 @@ pub(super) fn write(
     tensors: &BTreeMap<String, Tensor>,
     metadata: &BTreeMap<String, String>,
 ) -> io::Result<()> {
+    let views = tensors.iter().map(|(name, tensor)| View {
+        name: name.clone(),
+        dtype: tensor.dtype(),
+        shape: tensor.shape(),
+        bytes: tensor.bytes(),
+    });
+    write_views(out, views.collect(), metadata)
+}
+
+/// A tensor to be written, wherever it lies.
+pub(crate) struct View<'a> {
+    pub(crate) name: String,
+    pub(crate) dtype: DType,
+    pub(crate) shape: &'a [usize],
+    /// Row-major, little-endian, as many as the shape asks.
+    pub(crate) bytes: &'a [u8],
+}
+
+/// The same for tensors that lie in memory of others; names must differ.
+pub(crate) fn write_views(
+    out: &mut dyn Write,
+    mut views: Vec<View<'_>>,
+    metadata: &BTreeMap<String, String>,
+) -> io::Result<()> {
     // Wide elements first keep every tensor aligned to its own element size.
-    let mut order: Vec<_> = tensors.iter().collect();
-    order.sort_by_key(|(name, tensor)| (Reverse(tensor.dtype().size()), *name));
+    views.sort_by(|a, b| (Reverse(a.dtype.size()), &a.name).cmp(&(Reverse(b.dtype.size()), &b.name)));
     let mut header = Map::new();
     header.insert("__metadata__".into(), json!(metadata));
     let mut end = 0;
-    for (name, tensor) in &order {
+    for view in &views {
         let start = end;
-        end += tensor.bytes().len();
+        end += view.bytes.len();
         header.insert(
-            (*name).clone(),
-            json!({ "dtype": tensor.dtype().safetensors_name(), "shape": tensor.shape(), "data_offsets": [start, end] }),
+            view.name.clone(),
+            json!({ "dtype": view.dtype.safetensors_name(), "shape": view.shape, "data_offsets": [start, end] }),
         );
     }
     let mut header = serde_json::to_vec(&Value::Object(header))?;
@@ -77,7 +100,7 @@ pub(super) fn write(
     header.resize(padded, b' ');
     out.write_all(&(header.len() as u64).to_le_bytes())?;
     out.write_all(&header)?;
-    order.iter().try_for_each(|(_, tensor)| out.write_all(tensor.bytes()))
+    views.iter().try_for_each(|view| out.write_all(view.bytes))
 }
 
 #[cfg(test)]

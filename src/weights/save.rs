@@ -2,6 +2,7 @@
 
 use super::{DType, Tensor, Weights, WeightsError, problems::overflows, safetensors_file};
 use crate::files::{self, WriteError};
+use segface_codegen::ModelSpec;
 use std::{collections::BTreeMap, path::Path};
 
 /// Version of the metadata this program writes; a reader of another version ignores keys it does not know.
@@ -31,15 +32,7 @@ impl Weights {
                 .map(|(name, tensor)| Ok((name.clone(), stored_as(name, tensor, dtype)?)))
                 .collect::<Result<_, WeightsError>>()?,
         };
-        let mut metadata = BTreeMap::from([
-            ("backbone".to_owned(), self.spec.backbone.to_string()),
-            ("variant".to_owned(), self.spec.variant.to_string()),
-            ("format".to_owned(), "pt".to_owned()),
-            ("segface_format_version".to_owned(), FORMAT_VERSION.to_string()),
-        ]);
-        if let Some(resolution) = self.resolution {
-            metadata.insert("resolution".to_owned(), resolution.to_string());
-        }
+        let metadata = metadata(self.spec, self.resolution);
         files::write_atomically(path, options.force, |out| safetensors_file::write(out, &tensors, &metadata)).map_err(
             |error| match error {
                 WriteError::Exists => WeightsError::Exists { file },
@@ -47,6 +40,20 @@ impl Weights {
             },
         )
     }
+}
+
+/// What is written beside the tensors of a network.
+pub(crate) fn metadata(spec: ModelSpec, resolution: Option<usize>) -> BTreeMap<String, String> {
+    let mut metadata = BTreeMap::from([
+        ("backbone".to_owned(), spec.backbone.to_string()),
+        ("variant".to_owned(), spec.variant.to_string()),
+        ("format".to_owned(), "pt".to_owned()),
+        ("segface_format_version".to_owned(), FORMAT_VERSION.to_string()),
+    ]);
+    if let Some(resolution) = resolution {
+        metadata.insert("resolution".to_owned(), resolution.to_string());
+    }
+    metadata
 }
 
 fn stored_as(name: &str, tensor: &Tensor, dtype: DType) -> Result<Tensor, WeightsError> {

@@ -94,10 +94,11 @@ fn rule(name: &str, shape: &[usize]) -> Affine {
 fn tensor(decl: &TensorDecl) -> Tensor {
     let len: usize = decl.shape.iter().product();
     let leaf = decl.name.rsplit('.').next().unwrap_or(&decl.name);
+    if let Some(table) = table(&decl.name, &decl.shape) {
+        return table;
+    }
     let (dtype, bytes) = match leaf {
         "num_batches_tracked" => (DType::I64, vec![0; len * 8]),
-        "relative_position_index" => (DType::I64, relative_position_index(len)),
-        "relative_coords_table" => (DType::F32, relative_coords_table(&decl.shape)),
         _ => {
             let Affine { gain, offset, scale } = rule(&decl.name, &decl.shape);
             let seed = fnv1a64(&decl.name);
@@ -109,6 +110,16 @@ fn tensor(decl: &TensorDecl) -> Tensor {
         }
     };
     Tensor::from_bytes(dtype, decl.shape.clone(), bytes).expect("as many bytes as the shape asks were made")
+}
+
+/// A table that is the same in every checkpoint: Swin's indices and coordinates; `None` for other names.
+pub(crate) fn table(name: &str, shape: &[usize]) -> Option<Tensor> {
+    let (dtype, bytes) = match name.rsplit('.').next()? {
+        "relative_position_index" => (DType::I64, relative_position_index(shape.iter().product())),
+        "relative_coords_table" => (DType::F32, relative_coords_table(shape)),
+        _ => return None,
+    };
+    Tensor::from_bytes(dtype, shape.to_vec(), bytes)
 }
 
 /// For each pair of positions (query, key) of a window of side w: (Δy + w − 1)·(2w − 1) + Δx + w − 1, Δ = query − key.

@@ -7,6 +7,7 @@
 pub mod assembler;
 pub mod cuda;
 pub mod epilogue;
+pub mod gradients;
 pub mod instances;
 pub mod judge;
 pub mod modes;

@@ -1,4 +1,5 @@
 //! What NVIDIA's assembler makes of every kernel: registers, shared memory, and instructions.
 
+mod concurrent;
 mod sass;
 mod table;

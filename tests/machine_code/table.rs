@@ -75,19 +75,22 @@ impl Row {
 }
 
 /// FNV-1a, 64 bits.
-fn hash(kernel: &Kernel) -> String {
-    let text = instances::text(kernel);
+pub(super) fn hash_of(text: &str) -> String {
     let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
     format!("{hash:016x}")
 }
 
-fn ptx(compiler: &Compiler, kernel: &Kernel, arch: u32) -> String {
+fn hash(kernel: &Kernel) -> String {
+    hash_of(&instances::text(kernel))
+}
+
+pub(super) fn ptx(compiler: &Compiler, kernel: &Kernel, arch: u32) -> String {
     let images = compiler.compile(std::slice::from_ref(kernel), &format!("compute_{arch}"));
     let Image::Ptx(text) = images.unwrap_or_else(|e| panic!("{e}")).remove(0) else { panic!("PTX was asked for") };
     text
 }
 
-fn compiler() -> Compiler {
+pub(super) fn compiler() -> Compiler {
     Compiler::find().unwrap_or_else(|e| panic!("{e}; `cargo xtask test` provides one"))
 }
 

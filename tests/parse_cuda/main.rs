@@ -11,7 +11,6 @@ mod finished;
 mod labels;
 
 use finished::{json, names, stderr};
-use serde_json::Value;
 use std::{
     env, fs,
     path::{Path, PathBuf},

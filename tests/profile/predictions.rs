@@ -2,7 +2,6 @@
 
 use crate::finished::{json, stderr};
 use serde_json::Value;
-use std::path::Path;
 use std::process::{Command, Output};
 
 fn profile(arguments: &[&str]) -> Output {

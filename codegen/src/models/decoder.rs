@@ -42,6 +42,31 @@ pub(super) fn mlp_fusion(b: &mut Builder, taps: [ValueId; 4]) -> ValueId {
     b.product("linear_fuse", stacked, weight)
 }
 
+/// The fused map as Σ up((W_fuse,i·W_i)·x_i) + Σ W_fuse,i·b_i, for training: see `passes::fold_mlp_fusion`.
+pub(super) fn folded_mlp_fusion(b: &mut Builder, taps: [ValueId; 4]) -> ValueId {
+    let [_, height, width, _] = b.map(taps[0]);
+    let fusion = || ("linear_fuse.weight".to_owned(), vec![WIDTH, 4 * WIDTH, 1, 1]);
+    let mut tensors = vec![fusion()];
+    tensors.extend((0..4).map(|i| (format!("linear_c.{i}.proj.bias"), vec![WIDTH])));
+    let bias = b.made(tensors, Make::FoldedBias, vec![WIDTH]);
+    let mut sum = None;
+    for (i, tap) in taps.into_iter().enumerate() {
+        let name = format!("linear_c.{i}.proj");
+        let channels = b.channels(tap);
+        let tensors = vec![fusion(), (format!("{name}.weight"), vec![WIDTH, channels])];
+        let weight = b.made(tensors, Make::FoldedProjection { column: (3 - i) * WIDTH }, vec![WIDTH, channels]);
+        let mut term = b.product_with(&name, tap, weight, (i == 0).then_some(bias));
+        if i > 0 {
+            term = b.bilinear(&format!("linear_c.{i}.upsample"), term, [height, width]);
+        }
+        sum = Some(match sum {
+            None => term,
+            Some(partial) => b.add(&format!("linear_fuse.add{i}"), partial, term),
+        });
+    }
+    sum.expect("four taps")
+}
+
 /// Logits of the fused map.
 pub(super) fn decode(b: &mut Builder, variant: Variant, fused: ValueId) {
     let [_, height, width, _] = b.map(fused);

@@ -35,6 +35,25 @@ pub fn build(model: &ModelSpec, batch: usize, height: usize, width: usize) -> Re
     Ok(b.finish())
 }
 
+/// The same as a graph to be trained: MLP fusion is folded already, into matrices that are recipes.
+pub(crate) fn build_to_train(
+    model: &ModelSpec,
+    batch: usize,
+    height: usize,
+    width: usize,
+) -> Result<Graph, CodegenError> {
+    check_size(model, batch, height, width)?;
+    let (mut b, input) = Builder::new(batch, height, width);
+    let taps = taps(&mut b, model.backbone, input);
+    for (stage, tap) in taps.into_iter().enumerate() {
+        b.give_out(Output::Stage(stage), tap);
+    }
+    let fused = decoder::folded_mlp_fusion(&mut b, taps);
+    b.give_out(Output::Fused, fused);
+    decoder::decode(&mut b, model.variant, fused);
+    Ok(b.finish())
+}
+
 fn taps(b: &mut Builder, backbone: Backbone, input: ValueId) -> [ValueId; 4] {
     match backbone {
         Backbone::SwinBase => Swin { kind: WindowKind::V1, width: 128, depths: [2, 2, 18, 2] }.taps(b, input),

@@ -15,6 +15,7 @@ pub fn operand_type(op: &Op, slot: Slot, activation: DType) -> Option<DType> {
         (Op::Convert(spec), X) => Some(spec.from),
         (Op::TokenStep(_), X | Pe | Pooled) => Some(DType::F32),
         (Op::ImagePass(_), Pe | UpdateScores | UpdateScoreBias | UpdateValues | AttendScores) => Some(DType::F32),
+        (Op::Backward(_), _) => Some(DType::F32),
         (_, Gate | Hyper) => Some(DType::F32),
         (_, X | X1 | X2 | X3 | Other | Query | Key | Value | Residual) => Some(activation),
         _ => None,

@@ -16,7 +16,7 @@ mod fuse_token_attention;
 mod fuse_window_attention;
 pub mod lower_precision;
 pub mod plan_memory;
-mod rewrite;
+pub(crate) mod rewrite;
 mod select_outputs;
 mod skip_padded_rows;
 

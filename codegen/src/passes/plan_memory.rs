@@ -39,6 +39,8 @@ pub fn in_place(node: &Node) -> InPlace {
         Op::WindowAttention(_) => InPlace::Always(Slot::X),
         Op::ImagePass(spec) if spec.update => InPlace::Always(Slot::X),
         Op::Elementwise(_) | Op::LayerNorm(_) => InPlace::Allowed(Slot::X),
+        // Adds to what is there.
+        Op::Backward(_) if node.input(Slot::Residual).is_some() => InPlace::Always(Slot::Residual),
         Op::Mlp(spec) if spec.epilogue.residual => InPlace::Allowed(Slot::Residual),
         Op::Gemm(spec) if spec.epilogue.residual => InPlace::Allowed(Slot::Residual),
         Op::Conv(spec) if spec.epilogue.residual => InPlace::Allowed(Slot::Residual),

@@ -3,6 +3,7 @@
 //! Vector forms are accurate to a few units in the last place of f32; each says its bound and the tests hold it against
 //! f64.
 
+mod derivative;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -145,9 +146,15 @@ fn hard_sigmoid<V: Vector>(x: V) -> V {
 /// x/2 · (1 + erf(x/√2)), which cancels there).
 #[inline(always)]
 fn gelu<V: Vector, const N: usize>(x: V, table: &[[f32; 32]; N]) -> V {
+    let t = x.abs();
+    t.neg_mul_add(normal_tail(t, table), V::zero().max(x))
+}
+
+/// q(t) = ½·erfc(t/√2) for t ≥ 0: a polynomial around the nearest of 32 nodes.
+#[inline(always)]
+fn normal_tail<V: Vector, const N: usize>(t: V, table: &[[f32; 32]; N]) -> V {
     const LAST: f32 = 31.0 * table::STEP;
     const ROUND: f32 = 8_388_608.0;
-    let t = x.abs();
     let near = V::splat(LAST).min(t);
     let index = near.mul_add(V::splat(1.0 / table::STEP), V::splat(ROUND));
     let distance = index.sub(V::splat(ROUND)).neg_mul_add(V::splat(table::STEP), near);
@@ -155,5 +162,5 @@ fn gelu<V: Vector, const N: usize>(x: V, table: &[[f32; 32]; N]) -> V {
     for coefficients in table[..N - 1].iter().rev() {
         tail = tail.mul_add(distance, V::lookup(coefficients, index));
     }
-    t.neg_mul_add(tail, V::zero().max(x))
+    tail
 }

@@ -1,5 +1,6 @@
 //! Elementwise operators on their own: what un-fused plans need. `x` may be the output buffer.
 
+pub mod backward;
 mod convert;
 pub mod cpu;
 mod spec;

@@ -125,6 +125,39 @@ impl PackedMatrix {
         Self { header, storage: Storage::Owned(lines) }
     }
 
+    /// A matrix of nothing, to be filled by [`PackedMatrix::repack`].
+    pub fn empty() -> Self {
+        let header = PackedHeader { n: 0, k: 0, dtype: DType::F32 };
+        Self { header, storage: Storage::Owned(Vec::new()) }
+    }
+
+    /// Makes this the matrix of nothing again, but keeps its memory for [`PackedMatrix::repack`].
+    pub fn forget(&mut self) {
+        self.header = PackedHeader { n: 0, k: 0, dtype: DType::F32 };
+    }
+
+    /// Packs another B [n, k] into this matrix's memory, rounded to T. With `transposed` it is given as k rows of n,
+    /// `weight[k_index · n + n_index]`: the data gradient of a product multiplies by the weight this way round.
+    ///
+    /// # Panics
+    /// If `weight` does not hold n·k values.
+    pub fn repack<T: Element>(&mut self, isa: Isa, n: usize, k: usize, weight: &[f32], transposed: bool) {
+        assert_eq!(weight.len(), n * k, "a matrix of {n} by {k}");
+        self.header = PackedHeader { n, k, dtype: T::DTYPE };
+        let count = packed_len::<T>(n, k) * size_of::<T>() / size_of::<Line>();
+        let mut lines = match std::mem::replace(&mut self.storage, Storage::Owned(Vec::new())) {
+            Storage::Owned(lines) => lines,
+            Storage::Shared(..) => Vec::new(),
+        };
+        lines.resize(count, Line([0; PANEL]));
+        if transposed {
+            super::pack_columns_f32::<T>(isa, n, k, weight, n, bytemuck::cast_slice_mut(&mut lines));
+        } else {
+            super::pack_rows_f32::<T>(isa, n, k, weight, k, bytemuck::cast_slice_mut(&mut lines));
+        }
+        self.storage = Storage::Owned(lines);
+    }
+
     /// Takes packed bytes (as [`PackedMatrix::as_bytes`] gave them) out of shared memory, without copying.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
+pub mod backward;
 pub mod core;
 pub mod cpu;
 #[cfg(target_arch = "x86_64")]
@@ -10,6 +11,7 @@ mod dot;
 mod fma;
 mod pack;
 mod spec;
+mod strided;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use amx::{is_available as amx_is_available, peak as amx_peak};
@@ -18,3 +20,4 @@ pub use core::{PANEL, PackedHeader, PackedMatrix, PackedView, packed_len, tile};
 pub(crate) use dot::peak as dot_peak;
 pub use pack::{pack_columns, pack_columns_f32, pack_rows, pack_rows_f32};
 pub use spec::{GemmOperands, GemmSpec, Prologue, PrologueOperands};
+pub(crate) use strided::{Left, multiply};

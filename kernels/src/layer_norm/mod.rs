@@ -1,5 +1,6 @@
 //! Layer norm over the last axis, on its own: where no product follows it (ConvNeXt's stem, un-fused plans).
 
+pub mod backward;
 pub mod cpu;
 mod spec;
 

@@ -1,5 +1,6 @@
 //! Upscaling, hypernetwork product and argmax: one 256-vector in, sixteen pixels out.
 
+pub mod backward;
 pub mod cpu;
 mod spec;
 

@@ -1,5 +1,6 @@
 //! Operators that move or pool pixels without weights: bilinear resize, channel concat, pixel shuffle, pooling.
 
+pub mod backward;
 pub mod cpu;
 mod spec;
 

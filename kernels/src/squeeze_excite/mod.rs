@@ -1,5 +1,6 @@
 //! The gate of squeeze-excite blocks: two tiny products per image.
 
+pub mod backward;
 pub mod cpu;
 mod spec;
 

@@ -134,9 +134,10 @@ struct TokenStep {
         __syncthreads();
     }
 
-    // Products of T rows of K numbers, `stride` apart, with COLUMNS rows of `weight`, by one warp: write(column, row, sum).
-    template <int K, int COLUMNS, class Write>
-    __device__ __forceinline__ void dots(const float *x, int stride, const float *weight, int weight_stride, Write write) const {
+    // Products of T rows of K numbers with COLUMNS rows of `weight`, by one warp: write(column, row, sum). `chunk(row, k)` loads four
+    // numbers of a row.
+    template <int K, int COLUMNS, class ChunkOf, class Write>
+    __device__ __forceinline__ void dots(ChunkOf chunk, const float *weight, int weight_stride, Write write) const {
         constexpr int VALUES = round_up(COLUMNS * T, 32);
         float sums[VALUES];
 #pragma unroll
@@ -148,11 +149,14 @@ struct TokenStep {
             for (int c = 0; c < COLUMNS; c++) w[c] = *reinterpret_cast<const float4 *>(weight + c * weight_stride + k);
 #pragma unroll
             for (int row = 0; row < T; row++) {
-                const float4 v = *reinterpret_cast<const float4 *>(x + row * stride + k);
+                const Chunk words = chunk(row, k);
+                float v[4];
+#pragma unroll
+                for (int i = 0; i < 4; i++) v[i] = __uint_as_float(words.word[i]);
 #pragma unroll
                 for (int c = 0; c < COLUMNS; c++) {
                     float &sum = sums[c * T + row];
-                    sum = fmaf(v.x, w[c].x, fmaf(v.y, w[c].y, fmaf(v.z, w[c].z, fmaf(v.w, w[c].w, sum))));
+                    sum = fmaf(v[0], w[c].x, fmaf(v[1], w[c].y, fmaf(v[2], w[c].z, fmaf(v[3], w[c].w, sum))));
                 }
             }
         }
@@ -171,9 +175,11 @@ struct TokenStep {
     template <int K, int COLUMNS, class Write>
     __device__ __forceinline__ void columns(const float *x, const Linear &linear, int part, Write write) const {
         const int column = (part * STEP_WARPS + warp) * COLUMNS;
-        dots<K, COLUMNS>(x, K, linear.weight + column * K, K, [&](int c, int row, float sum) {
-            write(row, column + c, sum + linear.bias[column + c]);
-        });
+        // By an instruction of ours: NVRTC, when it compiles several kernels at once, now and then loads half of such a chunk twice.
+        const u32 staged = shared_address(x);
+        const auto chunk = [=](int row, int k) { return load_shared(staged + u32(row * K + k) * 4); };
+        dots<K, COLUMNS>(chunk, linear.weight + column * K, K,
+                         [&](int c, int row, float sum) { write(row, column + c, sum + linear.bias[column + c]); });
     }
 
     // out[row(t)] = scale·Σ_d inner[t, h·16 + d]·W[h·16 + d] for some of the tokens t; a thread has one column of 256.
@@ -251,7 +257,8 @@ struct TokenStep {
             const float *x = hidden + image * T * 2048 + warp * 256;
 #pragma unroll 1
             for (int half = 0; half < 4; half += 2) {
-                dots<256, 2>(x, 2048, o.mlp2.weight + (part * 4 + half) * 2048 + warp * 256, 2048,
+                const auto chunk = [=](int row, int k) { return load_chunk(x + row * 2048 + k); };
+                dots<256, 2>(chunk, o.mlp2.weight + (part * 4 + half) * 2048 + warp * 256, 2048,
                              [&](int c, int row, float sum) { parts[(warp * 4 + half + c) * T + row] = sum; });
             }
             __syncthreads();

@@ -1,5 +1,6 @@
 //! The flagship: a whole Swin attention branch, norm to residual, window by window in the cache.
 
+pub mod backward;
 pub mod cpu;
 mod spec;
 

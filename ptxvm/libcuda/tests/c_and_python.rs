@@ -72,8 +72,13 @@ fn c(arguments: &[&str]) -> String {
 }
 
 fn python(subject: &str) -> String {
+    python_with(subject, &[])
+}
+
+fn python_with(subject: &str, settings: &[(&str, &str)]) -> String {
     let mut command = program("python3");
     command.arg("-B").arg(sources().join("driver.py")).arg(sources().join("kernels.ptx")).arg(subject);
+    command.envs(settings.iter().copied());
     finished(subject, &command.output().expect("Python 3"))
 }
 
@@ -244,4 +249,13 @@ fn python_threads_launch_at_once() {
 #[test]
 fn python_sees_a_fault_stay() {
     python("fault");
+}
+
+#[test]
+fn python_programs_keep_the_rules_in_any_order_that_a_seed_picks() {
+    for seed in ["1", "2", "3"] {
+        for subject in ["kernels", "streams", "graphs", "threads"] {
+            python_with(subject, &[("PTXVM_SEED", seed)]);
+        }
+    }
 }

@@ -288,9 +288,21 @@ pub(super) fn copy(raw: Copy3D, stream: Handle, blocking: Blocking) -> Outcome {
     if state.must_wait(&plan) {
         wait = true;
     }
-    let command = state.issue(stream, Operation::Copy(plan))?;
+    let devices = plan.devices().filter(|_| !captured);
+    let command = match devices.filter(|[to, from]| to != from) {
+        Some(devices) => state.issue_between(stream, Operation::Copy(plan), devices)?,
+        None => state.issue(stream, Operation::Copy(plan))?,
+    };
     drop(state);
     if wait { wait_for(stream, command) } else { Ok(()) }
+}
+
+impl CopyPlan {
+    /// The devices that memory is copied to and from, where both ends are memory of devices.
+    fn devices(&self) -> Option<[u32; 2]> {
+        let device = |end: End| Some(Memory::global().find(end.address).filter(|_| !end.host)?.device);
+        Some([device(self.to)?, device(self.from)?])
+    }
 }
 
 impl State {

@@ -177,6 +177,33 @@ impl State {
         }
         Ok(last)
     }
+
+    /// As [`Self::issue`], for a copy between two devices that is not captured: in a NULL stream it comes after what was issued
+    /// to either device before, and before what is issued to either one later.
+    pub(super) fn issue_between(
+        &mut self,
+        handle: Handle,
+        copy: Operation,
+        devices: [u32; 2],
+    ) -> Outcome<Option<CommandId>> {
+        if self.stream(handle)?.kind != StreamKind::Legacy {
+            return self.issue(handle, copy);
+        }
+        let concerned = self.contexts.values().filter(|context| devices.contains(&context.device));
+        let others: Vec<Handle> =
+            concerned.map(|context| context.legacy_stream).filter(|other| *other != handle).collect();
+        let mut also = Vec::new();
+        for other in &others {
+            also.extend(self.before_next(*other)?);
+        }
+        self.check_implicit(handle)?;
+        let label = Label { stream: self.stream(handle)?.id, serial: self.stream(handle)?.time + 1 };
+        let moment = self.enqueue(handle, &also, |order| copy.work(order, &label))?;
+        for other in others {
+            self.end_of(other, moment.clone())?;
+        }
+        Ok(Some(moment.command))
+    }
 }
 
 impl Stream {

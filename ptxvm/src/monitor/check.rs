@@ -223,7 +223,7 @@ impl Checker {
     pub(crate) fn wait(&mut self, actor: &Actor, pending: u32, all: bool) {
         let (warp, now) = (actor.warp, self.warps[actor.warp as usize].now);
         let shared = &mut self.shared;
-        self.copies[warp as usize].wait(actor.mask, pending, all, |copy| land(shared, warp, now, copy));
+        self.copies[warp as usize].wait(actor.mask, pending, all, |copy, lanes| land(shared, warp, now, copy, lanes));
     }
 
     /// A fence.
@@ -247,7 +247,9 @@ impl Checker {
             MbarrierEvent::Complete => self.copies.iter_mut().for_each(|copies| copies.complete(address)),
             MbarrierEvent::Observe => {
                 for (warp, copies) in self.copies.iter_mut().enumerate() {
-                    copies.observe(address, |clock, copy| land(&mut self.shared, warp as u32, clock, copy));
+                    copies.observe(address, |clock, copy| {
+                        land(&mut self.shared, warp as u32, clock, copy, copy.lanes);
+                    });
                 }
             }
             _ => {}
@@ -273,11 +275,14 @@ impl Drop for Checker {
     }
 }
 
-/// A copy of a warp is there, as if its lanes had written it when the warp's clock was `clock`.
-fn land(shared: &mut SharedShadow, warp: u32, clock: u32, copy: &copies::Copy) {
-    for lane in (0..32).filter(|lane| copy.lanes >> lane & 1 != 0) {
-        let address = copy.addresses[lane as usize] as u32;
-        let (site, bytes) = (copy.site, copy.bytes);
+/// The copy of some lanes of a warp is there, as if they had written it when the warp's clock was `clock`.
+fn land(shared: &mut SharedShadow, warp: u32, clock: u32, copy: &copies::Copy, lanes: u32) {
+    let (site, bytes) = (copy.site, copy.bytes);
+    let mut left = lanes;
+    while left != 0 {
+        let lane = left.trailing_zeros() & 31;
+        left &= left - 1;
+        let address = copy.addresses[lane as usize];
         let one = SharedAccess { warp, lane, site, address, bytes, strong: false, collective: false };
         shared.landed(clock, &one);
     }

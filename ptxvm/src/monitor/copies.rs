@@ -4,7 +4,8 @@
 #[derive(Clone, Debug)]
 pub(crate) struct Copy {
     pub(crate) lanes: u32,
-    pub(crate) addresses: [u64; 32],
+    /// In shared memory.
+    pub(crate) addresses: [u32; 32],
     pub(crate) bytes: u32,
     pub(crate) site: u32,
     /// Number of its group among the lanes' groups; `None`: not committed.
@@ -32,7 +33,11 @@ pub(crate) struct Copies {
 
 impl Copies {
     pub(crate) fn start(&mut self, lanes: u32, addresses: &[u64; 32], bytes: u32, site: u32) {
-        self.list.push(Copy { lanes, addresses: *addresses, bytes, site, group: None, tracked: None });
+        let mut copy = Copy { lanes, addresses: [0; 32], bytes, site, group: None, tracked: None };
+        for lane in 0..32 {
+            copy.addresses[lane] = addresses[lane] as u32;
+        }
+        self.list.push(copy);
     }
 
     /// The lanes commit what they have started: a group of its own for each.
@@ -70,16 +75,28 @@ impl Copies {
 
     /// The lanes wait until no more than `pending` of their groups are under way; `all`: also for what they have not
     /// committed. Gives what is complete to `landed`.
-    pub(crate) fn wait(&mut self, lanes: u32, pending: u32, all: bool, mut landed: impl FnMut(&Copy)) {
+    pub(crate) fn wait(&mut self, lanes: u32, pending: u32, all: bool, mut landed: impl FnMut(&Copy, u32)) {
         let groups = self.groups;
         self.list.retain_mut(|copy| {
-            let complete = (0..32).filter(|lane| {
-                let newer = copy.group.map(|group| groups[*lane as usize] - group);
-                copy.lanes & lanes & 1 << lane != 0 && newer.map_or(all, |newer| newer >= pending)
-            });
-            let complete = complete.fold(0, |mask, lane| mask | 1 << lane);
+            let mine = copy.lanes & lanes;
+            let complete = match copy.group {
+                None => {
+                    if all {
+                        mine
+                    } else {
+                        0
+                    }
+                }
+                Some(group) => {
+                    let mut complete = 0;
+                    for lane in 0..32 {
+                        complete |= u32::from(groups[lane].wrapping_sub(group) >= pending) << lane;
+                    }
+                    complete & mine
+                }
+            };
             if complete != 0 {
-                landed(&Copy { lanes: complete, ..copy.clone() });
+                landed(copy, complete);
                 copy.lanes &= !complete;
             }
             copy.lanes != 0

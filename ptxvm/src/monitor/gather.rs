@@ -25,9 +25,15 @@ pub(crate) fn parts(mask: u32, bytes: u32, addresses: &[u64; 32], mut part: impl
     let width = u64::from(bytes);
     let origin = addresses[first].wrapping_sub(first as u64 * width);
     let mut off = 0;
-    for lane in 0..32 {
-        let expected = origin.wrapping_add(lane as u64 * width);
-        off |= (addresses[lane] ^ expected) & (u64::from(mask >> lane & 1)).wrapping_neg();
+    if mask == u32::MAX {
+        for lane in 0..32 {
+            off |= addresses[lane] ^ origin.wrapping_add(lane as u64 * width);
+        }
+    } else {
+        for lane in 0..32 {
+            let expected = origin.wrapping_add(lane as u64 * width);
+            off |= (addresses[lane] ^ expected) & (u64::from(mask >> lane & 1)).wrapping_neg();
+        }
     }
     let shift = bytes.trailing_zeros();
     // Lanes side by side, all from the first to the last.

@@ -36,6 +36,9 @@ impl Checker {
         let mut missing: Option<u64> = None;
         let mut held: Option<(u64, PageGuard<'_>)> = None;
         let mut released = false;
+        if far_apart(access) {
+            launch.pages.fetch(access.mask, access.addresses);
+        }
         parts(access.mask, access.bytes, access.addresses, |part| {
             let number = part.line / PAGE;
             if held.as_ref().is_none_or(|(page, _)| *page != number) {
@@ -155,15 +158,19 @@ impl Checker {
     /// Lanes of one store that write the same place, but not the same.
     fn check_lanes_write_apart(&mut self, actor: &Actor, access: &Access<'_>, extra: &Extra<'_>) {
         let Some(value) = extra.values else { return };
-        let first = access.mask.trailing_zeros() as usize;
-        let width = u64::from(access.bytes);
-        let ascending = (first..32).all(|lane| {
-            access.mask >> lane & 1 == 0
-                || access.addresses[lane] == access.addresses[first].wrapping_add((lane - first) as u64 * width)
-        });
-        if ascending {
-            return;
+        if access.mask == u32::MAX {
+            // The sign bits: whether addresses, which are below 2^63, rise (fall) from every lane to the next.
+            let (mut rising, mut falling) = (u64::MAX, u64::MAX);
+            for lane in 0..31 {
+                let step = access.addresses[lane].wrapping_sub(access.addresses[lane + 1]);
+                rising &= step;
+                falling &= !step & step.wrapping_neg();
+            }
+            if (rising | falling) >> 63 != 0 {
+                return;
+            }
         }
+        let first = access.mask.trailing_zeros() as usize;
         let (mut list, mut count) = ([0; 32], 0usize);
         let (mut rising, mut falling) = (true, true);
         for lane in (first..32).filter(|lane| access.mask >> lane & 1 != 0) {
@@ -204,6 +211,16 @@ impl Checker {
             self.teller.global(at, &conflict, access.kind, address);
         }
     }
+}
+
+/// Whether neighbouring lanes access lines of their own, as far as the first two tell.
+fn far_apart(access: &Access<'_>) -> bool {
+    let others = access.mask & access.mask.wrapping_sub(1);
+    if others == 0 {
+        return false;
+    }
+    let [first, second] = [access.mask, others].map(|mask| access.addresses[mask.trailing_zeros() as usize & 31]);
+    first.abs_diff(second) >= super::pages::LINE
 }
 
 /// Whether the lanes of a store that touch `mask` of a line leave memory as it is: then it does not matter when they come.

@@ -180,6 +180,36 @@ impl Pages {
         page.lock()
     }
 
+    /// Asks the processor for what is known of the lines of some addresses: they are far apart, and are looked at one after
+    /// another, each behind a lock that nothing overtakes.
+    pub(crate) fn fetch(&self, mask: u32, addresses: &[u64; 32]) {
+        #[cfg(target_arch = "x86_64")]
+        for lane in (0..32).filter(|lane| mask >> lane & 1 != 0) {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            let address = addresses[lane];
+            let index = |shift: u32| (address >> shift) as usize & (FAN - 1);
+            let branch = self.root[index(36)].load(Ordering::Acquire);
+            // SAFETY: slots are null or point to boxes that live as long as the tree; nothing of a page is read here.
+            unsafe {
+                let Some(branch) = branch.as_ref() else { continue };
+                let Some(leaf) = branch[index(24)].load(Ordering::Acquire).as_ref() else { continue };
+                let page = leaf[index(12)].load(Ordering::Acquire);
+                if page.is_null() {
+                    continue;
+                }
+                let state = UnsafeCell::raw_get(&raw const (*page).state);
+                let line = (address % PAGE / LINE) as usize;
+                let first = (&raw const (*state).lines).cast::<Line>().add(line);
+                _mm_prefetch::<_MM_HINT_T0>((&raw const (*page).busy).cast());
+                _mm_prefetch::<_MM_HINT_T0>(first.cast());
+                _mm_prefetch::<_MM_HINT_T0>(first.add(1).cast::<i8>().sub(1));
+                _mm_prefetch::<_MM_HINT_T0>((&raw const (*state).written).cast::<u128>().add(line).cast());
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (mask, addresses);
+    }
+
     /// See [`PageState::reset`].
     pub(crate) fn reset(&self, from: u64, bytes: u64, written: bool) {
         for (at, count) in pieces(from, bytes) {

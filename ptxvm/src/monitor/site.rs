@@ -1,5 +1,6 @@
 //! Launches, copies and the host as those who access memory, and what the places they name look like in a report.
 
+use super::line::SEVERAL_BLOCKS;
 use crate::{machine::Order, program::Program, report::Spot};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -78,6 +79,8 @@ impl Kernel {
     pub(crate) fn spot(&self, at: At, label: &str) -> Spot {
         let mut spot = Spot { kernel: self.name.clone(), label: label.to_owned(), ..Spot::default() };
         let [x, y, _] = self.grid.map(|n| n.max(1));
+        spot.several_blocks = at.block == SEVERAL_BLOCKS;
+        let at = At { block: if spot.several_blocks { 0 } else { at.block }, ..at };
         spot.block = [at.block % x, at.block / x % y, at.block / x / y];
         let thread = at.warp * 32 + (at.lane & 31);
         let [x, y, _] = self.block.map(|n| n.max(1));

@@ -71,6 +71,8 @@ pub struct Spot {
     pub source: Option<(String, u32)>,
     /// That line, if the file can be read.
     pub source_text: Option<String>,
+    /// Several blocks have done this, and it is not known which of them: no block or thread is named then.
+    pub several_blocks: bool,
     /// Block index.
     pub block: [u32; 3],
     /// Thread index.

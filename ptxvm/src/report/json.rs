@@ -17,8 +17,9 @@ fn spot(place: &Spot) -> Map<String, Value> {
     put("text", json!(place.text));
     put("source", json!(place.source.as_ref().map(|(file, line)| format!("{file}:{line}"))));
     put("source_text", json!(place.source_text));
-    put("block", json!(place.block));
-    put("thread", json!(place.thread));
+    let one = (!place.several_blocks).then_some((place.block, place.thread));
+    put("block", json!(one.map(|(block, _)| block)));
+    put("thread", json!(one.map(|(_, thread)| thread)));
     put("label", json!(place.label));
     map
 }

@@ -99,7 +99,10 @@ pub(super) fn describe(spot: &Spot) -> String {
     }
     let [bx, by, bz] = spot.block;
     let [tx, ty, tz] = spot.thread;
-    let _ = write!(text, ", block ({bx},{by},{bz}), thread ({tx},{ty},{tz})");
+    let _ = match spot.several_blocks {
+        true => write!(text, ", several blocks"),
+        false => write!(text, ", block ({bx},{by},{bz}), thread ({tx},{ty},{tz})"),
+    };
     if !spot.label.is_empty() {
         let _ = write!(text, " [{}]", spot.label);
     }

@@ -7,13 +7,15 @@ use tch::Tensor;
 const NORM_EPS: f64 = 1e-6;
 
 /// Taps are the stages' outputs.
-pub(super) fn taps(scope: &Scope, x: &Tensor, depths: [i64; 4]) -> Result<[Tensor; 4], Error> {
+pub(super) fn taps(scope: &Scope, x: &Tensor, depths: [i64; 4], rate: f64) -> Result<[Tensor; 4], Error> {
     let features = scope.at(0);
     let stem = features.at(0);
     let x = conv(x, &stem.at(0).tensor("weight")?, Some(&stem.at(0).tensor("bias")?), 4, 0);
     let mut x = stem.at(1).layer_norm_2d(&x, NORM_EPS)?;
 
     let mut taps = Vec::new();
+    let last = depths.iter().sum::<i64>() - 1;
+    let mut met = 0;
     for (stage, depth) in depths.into_iter().enumerate() {
         if stage > 0 {
             let downsample = features.at(2 * stage);
@@ -22,7 +24,9 @@ pub(super) fn taps(scope: &Scope, x: &Tensor, depths: [i64; 4]) -> Result<[Tenso
             x = conv(&normed, &layer.weight, Some(&layer.bias), 2, 0);
         }
         for index in 0..depth {
-            x = block(&features.at(2 * stage + 1).at(index), &x)?;
+            let probability = rate * met as f64 / last as f64;
+            x = block(&features.at(2 * stage + 1).at(index), &x, probability)?;
+            met += 1;
         }
         taps.push(x.shallow_clone());
     }
@@ -30,10 +34,11 @@ pub(super) fn taps(scope: &Scope, x: &Tensor, depths: [i64; 4]) -> Result<[Tenso
 }
 
 /// x + layer_scale ⊙ MLP(LN(depthwise 7×7(x)))
-fn block(scope: &Scope, x: &Tensor) -> Result<Tensor, Error> {
+fn block(scope: &Scope, x: &Tensor, probability: f64) -> Result<Tensor, Error> {
     let inner = scope.at("block");
     let y = depthwise(x, &inner.at(0).tensor("weight")?, Some(&inner.at(0).tensor("bias")?), 1);
     let y = inner.at(2).layer_norm(&y.permute([0, 2, 3, 1]), NORM_EPS)?;
     let y = mlp(&y, &[inner.at(3).linear()?, inner.at(5).linear()?], Act::Gelu);
-    Ok(x + y.permute([0, 3, 1, 2]) * scope.tensor("layer_scale")?)
+    let y = y.permute([0, 3, 1, 2]) * scope.tensor("layer_scale")?;
+    Ok(x + scope.stochastic_depth(&y, probability))
 }

@@ -32,11 +32,16 @@ const STAGES: [(Kind, i64, i64); 7] = [
 pub(super) fn taps(scope: &Scope, x: &Tensor) -> Result<[Tensor; 4], Error> {
     let mut x = conv_norm(&scope.at(0), x, 2, Silu, NORM_EPS)?;
     let mut taps = Vec::new();
+    let blocks: i64 = STAGES.iter().map(|(_, depth, _)| depth).sum();
+    let mut met = 0;
     for (stage, (kind, depth, first_stride)) in (1..).zip(STAGES) {
         for index in 0..depth {
             let stride = if index == 0 { first_stride } else { 1 };
             let y = block(&scope.at(stage).at(index).at("block"), &x, kind, stride)?;
-            x = if y.size() == x.size() { x + y } else { y };
+            // torchvision's rate, at the block behind the last.
+            let probability = 0.2 * met as f64 / blocks as f64;
+            met += 1;
+            x = if y.size() == x.size() { x + scope.stochastic_depth(&y, probability) } else { y };
         }
         if [2, 3, 5].contains(&stage) {
             taps.push(x.shallow_clone());

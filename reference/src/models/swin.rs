@@ -23,12 +23,14 @@ enum Version {
 pub(super) struct Swin {
     version: Version,
     depths: [i64; 4],
+    /// Of stochastic depth, at the last block.
+    rate: f64,
 }
 
-pub(super) const SWIN_B: Swin = Swin { version: Version::V1, depths: [2, 2, 18, 2] };
-pub(super) const SWIN_V2_B: Swin = Swin { version: Version::V2, depths: [2, 2, 18, 2] };
-pub(super) const SWIN_V2_S: Swin = Swin { version: Version::V2, depths: [2, 2, 18, 2] };
-pub(super) const SWIN_V2_T: Swin = Swin { version: Version::V2, depths: [2, 2, 6, 2] };
+pub(super) const SWIN_B: Swin = Swin { version: Version::V1, depths: [2, 2, 18, 2], rate: 0.5 };
+pub(super) const SWIN_V2_B: Swin = Swin { version: Version::V2, depths: [2, 2, 18, 2], rate: 0.5 };
+pub(super) const SWIN_V2_S: Swin = Swin { version: Version::V2, depths: [2, 2, 18, 2], rate: 0.3 };
+pub(super) const SWIN_V2_T: Swin = Swin { version: Version::V2, depths: [2, 2, 6, 2], rate: 0.2 };
 
 /// Taps are the stages' outputs, before patch merging and without a norm.
 pub(super) fn taps(scope: &Scope, x: &Tensor, swin: &Swin) -> Result<[Tensor; 4], Error> {
@@ -38,12 +40,16 @@ pub(super) fn taps(scope: &Scope, x: &Tensor, swin: &Swin) -> Result<[Tensor; 4]
     let mut x = stem.at(2).layer_norm(&x.permute([0, 2, 3, 1]), NORM_EPS)?;
 
     let mut taps = Vec::new();
+    let last = swin.depths.iter().sum::<i64>() - 1;
+    let mut met = 0;
     for stage in 0..4 {
         if stage > 0 {
             x = merge(&features.at(2 * stage), &x, swin)?;
         }
         for index in 0..swin.depths[stage] {
-            x = block(&features.at(2 * stage + 1).at(index), &x, swin, index % 2 == 1)?;
+            let probability = swin.rate * met as f64 / last as f64;
+            x = block(&features.at(2 * stage + 1).at(index), &x, swin, index % 2 == 1, probability)?;
+            met += 1;
         }
         taps.push(x.permute([0, 3, 1, 2]));
     }
@@ -59,19 +65,20 @@ fn merge(scope: &Scope, x: &Tensor, swin: &Swin) -> Result<Tensor, Error> {
     Ok(merge(x, &norm.weight, &norm.bias, &reduction))
 }
 
-fn block(scope: &Scope, x: &Tensor, swin: &Swin, shifted: bool) -> Result<Tensor, Error> {
+fn block(scope: &Scope, x: &Tensor, swin: &Swin, shifted: bool, probability: f64) -> Result<Tensor, Error> {
     let attention = attention(&scope.at("attn"), swin, shifted)?;
     let layers = [scope.at("mlp").at(0).linear()?, scope.at("mlp").at(3).linear()?];
     let norm1 = |x: &Tensor| scope.at("norm1").layer_norm(x, NORM_EPS);
     let norm2 = |x: &Tensor| scope.at("norm2").layer_norm(x, NORM_EPS);
+    let drop = |branch: &Tensor| scope.stochastic_depth(branch, probability);
     match swin.version {
         Version::V1 => {
-            let x = x + attention.apply(&norm1(x)?);
-            Ok(&x + mlp(&norm2(&x)?, &layers, Act::Gelu))
+            let x = x + drop(&attention.apply(&norm1(x)?));
+            Ok(&x + drop(&mlp(&norm2(&x)?, &layers, Act::Gelu)))
         }
         Version::V2 => {
-            let x = x + norm1(&attention.apply(x))?;
-            Ok(&x + norm2(&mlp(&x, &layers, Act::Gelu))?)
+            let x = x + drop(&norm1(&attention.apply(x))?);
+            Ok(&x + drop(&norm2(&mlp(&x, &layers, Act::Gelu))?))
         }
     }
 }

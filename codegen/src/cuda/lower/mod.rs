@@ -118,6 +118,9 @@ impl<'g> Lowering<'g> {
             Op::PixelShuffle(spec) => resample::pixel_shuffle(self, spec),
             Op::MaxPool(spec) => resample::max_pool(self, spec),
             Op::SumPool(spec) => resample::sum_pool(self, spec),
+            Op::BatchNorm(_) | Op::StochasticDepth(_) | Op::Backward(_) => {
+                unreachable!("training graphs are not lowered to this target")
+            }
         }
     }
 

@@ -13,31 +13,31 @@ use std::ops::Range;
 const PIECE: usize = 64;
 
 /// The patches under the output pixels of a convolution.
-pub(super) struct Patches<'a, T> {
+pub(in crate::conv) struct Patches<'a, T> {
     spec: &'a ConvSpec,
     output: [usize; 2],
     x: &'a [T],
 }
 
 impl<'a, T: Element> Patches<'a, T> {
-    pub(super) fn new(spec: &'a ConvSpec, x: &'a [T]) -> Self {
+    pub(in crate::conv) fn new(spec: &'a ConvSpec, x: &'a [T]) -> Self {
         assert_eq!(x.len(), spec.batch * spec.input[0] * spec.input[1] * spec.channels);
         Self { spec, output: spec.output(), x }
     }
 
     /// Distance of gathered rows in elements: whole cache lines.
-    pub(super) fn row_len(&self) -> usize {
+    pub(in crate::conv) fn row_len(&self) -> usize {
         self.spec.depth().next_multiple_of(PIECE / size_of::<T>())
     }
 
     /// Elements of scratch that `pixels` gathered rows take, with what is copied too much behind the last run.
-    pub(super) fn scratch_len(&self, pixels: usize) -> usize {
+    pub(in crate::conv) fn scratch_len(&self, pixels: usize) -> usize {
         pixels * self.row_len() + PIECE / size_of::<T>()
     }
 
     /// Writes the patches of the output pixels `pixels` (of the whole batch, row by row), each [kernel, kernel, C], to rows of
     /// `to`. What lies between a patch and the next row is undefined.
-    pub(super) fn gather(&self, isa: Isa, pixels: Range<usize>, to: &mut [T]) {
+    pub(in crate::conv) fn gather(&self, isa: Isa, pixels: Range<usize>, to: &mut [T]) {
         let [oh, ow] = self.output;
         assert!(pixels.end <= self.spec.batch * oh * ow && self.scratch_len(pixels.len()) <= to.len());
         dispatch(isa, Gather { patches: self, pixels, to });

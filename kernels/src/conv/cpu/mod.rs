@@ -1,7 +1,7 @@
 //! The CPU twin: tiles of output pixels are the tasks. A task gathers the patches of its pixels as rows, multiplies them by
 //! the weight and finishes the tile while it is in L2.
 
-mod gather;
+pub(super) mod gather;
 #[cfg(test)]
 mod tests;
 

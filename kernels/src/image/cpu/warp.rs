@@ -10,6 +10,8 @@
 //! Sampling is `grid_sample(bilinear, zeros, align_corners = False)`, so an integer grid reads half a pixel low. The published
 //! networks were trained with that; it stays.
 
+mod backward;
+
 use super::Tier;
 use crate::Context;
 use crate::context::{Disjoint, scratch_bytes};

@@ -14,6 +14,6 @@ pub use pool::{max_pool, sum_pool};
 const TASK: usize = 1 << 15;
 
 /// How many rows of `row_len` elements make a task.
-fn rows_per_task(row_len: usize) -> usize {
+pub(crate) fn rows_per_task(row_len: usize) -> usize {
     (TASK / row_len.max(1)).max(1)
 }

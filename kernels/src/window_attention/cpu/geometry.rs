@@ -7,7 +7,7 @@ use std::ops::Range;
 pub(super) const MAX_SIDE: usize = 8;
 
 /// Largest number of tokens in a window.
-pub(super) const MAX_TOKENS: usize = MAX_SIDE * MAX_SIDE;
+pub(in crate::window_attention) const MAX_TOKENS: usize = MAX_SIDE * MAX_SIDE;
 
 /// One row or column of windows, along its axis.
 #[derive(Clone, Copy)]
@@ -47,7 +47,7 @@ impl Span {
 
 /// The windows of a batch of maps, numbered image by image, row by row. The real tokens (those that are not padding) of all
 /// windows in this order are called rows.
-pub(super) struct Geometry {
+pub(in crate::window_attention) struct Geometry {
     plan: WindowPlan,
     down: Vec<Span>,
     across: Vec<Span>,
@@ -56,21 +56,21 @@ pub(super) struct Geometry {
 }
 
 /// One window's real tokens.
-pub(super) struct Window {
+pub(in crate::window_attention) struct Window {
     /// Its rows.
-    pub(super) rows: Range<usize>,
+    pub(in crate::window_attention) rows: Range<usize>,
     tokens: [u8; MAX_TOKENS],
     region: Option<[f32; MAX_TOKENS]>,
 }
 
 impl Window {
     /// Position in the window (0..window²) of each of its rows, ascending.
-    pub(super) fn tokens(&self) -> &[u8] {
+    pub(in crate::window_attention) fn tokens(&self) -> &[u8] {
         &self.tokens[..self.rows.len()]
     }
 
     /// Region (0..9) of every position, if the window has more than one: pairs of different regions are masked.
-    pub(super) fn regions(&self) -> Option<&[f32; MAX_TOKENS]> {
+    pub(in crate::window_attention) fn regions(&self) -> Option<&[f32; MAX_TOKENS]> {
         self.region.as_ref()
     }
 }
@@ -78,7 +78,7 @@ impl Window {
 impl Geometry {
     /// # Panics
     /// If the window is larger than 8 or the shift is not below it.
-    pub(super) fn new(batch: usize, plan: &WindowPlan) -> Self {
+    pub(in crate::window_attention) fn new(batch: usize, plan: &WindowPlan) -> Self {
         let side = plan.window;
         assert!((1..=MAX_SIDE).contains(&side), "a window of side {side}, expected 1 to {MAX_SIDE}");
         assert!(plan.shift.iter().all(|shift| *shift < side), "shift {:?} of windows of side {side}", plan.shift);
@@ -100,12 +100,12 @@ impl Geometry {
     }
 
     /// Windows of all images.
-    pub(super) fn windows(&self) -> usize {
+    pub(in crate::window_attention) fn windows(&self) -> usize {
         self.first_row.len() - 1
     }
 
     /// Real tokens of all images.
-    pub(super) fn rows(&self) -> usize {
+    pub(in crate::window_attention) fn rows(&self) -> usize {
         self.first_row[self.windows()]
     }
 
@@ -125,7 +125,7 @@ impl Geometry {
     }
 
     /// The window of that number.
-    pub(super) fn window(&self, window: usize) -> Window {
+    pub(in crate::window_attention) fn window(&self, window: usize) -> Window {
         let (_, y, x) = self.spans(window);
         let side = self.plan.window;
         let mut tokens = [0; MAX_TOKENS];
@@ -140,7 +140,7 @@ impl Geometry {
     }
 
     /// The window of that number with padded tokens as rows of their own, as the un-fused plan has it.
-    pub(super) fn padded_window(&self, window: usize) -> Window {
+    pub(in crate::window_attention) fn padded_window(&self, window: usize) -> Window {
         let tokens = self.plan.window * self.plan.window;
         let all = std::array::from_fn(|i| i as u8);
         Window { rows: window * tokens..(window + 1) * tokens, tokens: all, region: self.regions(window) }
@@ -161,7 +161,7 @@ impl Geometry {
     }
 
     /// Pixel (row of x [batch·h·w, C]) of each row of a run of windows.
-    pub(super) fn pixels(&self, windows: Range<usize>, pixels: &mut [u32]) {
+    pub(in crate::window_attention) fn pixels(&self, windows: Range<usize>, pixels: &mut [u32]) {
         let [height, width] = self.plan.input.map(|side| side as u32);
         let mut places = pixels.iter_mut();
         for window in windows {

@@ -18,20 +18,20 @@ use super::avx512;
 use crate::bf16;
 
 /// Width of a head.
-pub(super) const HEAD: usize = 32;
+pub(in crate::window_attention) const HEAD: usize = 32;
 
 /// Added to the score of two tokens of different regions.
-pub(super) const MASK: f32 = -100.0;
+pub(in crate::window_attention) const MASK: f32 = -100.0;
 
 /// Bias of the columns behind the last key: their exponential is e^[`FLOOR`].
-pub(super) const NO_KEY: f32 = -1e30;
+pub(in crate::window_attention) const NO_KEY: f32 = -1e30;
 
 /// Scores this far below a row's largest count as this far: e⁻⁶⁰ is 2⁻⁸⁶ of the sum, which f64 would not see either, and
 /// nothing becomes denormal, which would cost a hundred times the time.
-pub(super) const FLOOR: f32 = -60.0;
+pub(in crate::window_attention) const FLOOR: f32 = -60.0;
 
 /// Below this length a query or key of V2 is divided by it instead of its length.
-pub(super) const MIN_LENGTH: f32 = 1e-12;
+pub(in crate::window_attention) const MIN_LENGTH: f32 = 1e-12;
 
 /// What is the same for all windows.
 pub(super) struct Head<'a> {

@@ -13,4 +13,6 @@ mod unfused;
 mod tests;
 
 pub use fused::window_attention;
+pub(super) use geometry::{Geometry, MAX_TOKENS, Window};
+pub(super) use head::{FLOOR, HEAD, MASK, MIN_LENGTH, NO_KEY};
 pub use unfused::{window_core, window_gather, window_scatter};

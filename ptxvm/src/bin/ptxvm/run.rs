@@ -225,7 +225,7 @@ fn once(command: &Run, program: &Arc<Program>, seed: Option<u64>) -> Result<Done
         return Err(format!("there is no block {block}: the grid has {}", launch.blocks()).into());
     }
     launch.options.only = (!command.only.is_empty()).then(|| command.only.clone().into());
-    launch.options.threads = command.threads.unwrap_or(launch.options.threads);
+    launch.options.threads = command.threads.unwrap_or(if seed.is_some() { 1 } else { launch.options.threads });
     if launch.threads() > info.max_threads {
         return Err(format!("{} threads per block, at most {} are possible", launch.threads(), info.max_threads).into());
     }

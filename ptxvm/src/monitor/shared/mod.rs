@@ -5,6 +5,7 @@
 //! row of its own for its reads, so that no reader is ever forgotten; `readers` tells which rows are worth looking at, and
 //! `weak` and `strong` mostly that none is.
 
+mod apart;
 mod packed;
 mod sweep;
 #[cfg(test)]
@@ -269,11 +270,13 @@ impl SharedShadow {
     /// The copy has been waited for: it counts as a write of the lane that started it, at `clock` of its warp.
     pub(crate) fn landed(&mut self, clock: u32, access: &SharedAccess) {
         let mine = Packed::new(access, clock);
-        for word in Self::words(access) {
-            let Some(entry) = self.write.get_mut(word) else { return };
+        let range = Self::words(access);
+        let first = range.start as u32;
+        let Some(entries) = self.write.get_mut(range) else { return };
+        for (word, entry) in entries.iter_mut().enumerate() {
             let old = Packed(*entry);
             if old.has(ASYNC) && old.warp() == access.warp && old.site() == mine.site() {
-                let bytes = Self::bytes_of(access, word as u32);
+                let bytes = Self::bytes_of(access, first + word as u32);
                 *entry = mine.at(bytes.trailing_zeros(), bytes).0;
                 self.copying -= 1;
             }

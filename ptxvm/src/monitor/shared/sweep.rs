@@ -26,7 +26,7 @@ struct Run {
 }
 
 /// What two accesses of a warp between the same synchronisations have in common.
-const KEY: u64 = !(PATTERN | 15 << BYTES | SEVERAL | (SITES as u64) << SITE);
+pub(super) const KEY: u64 = !(PATTERN | 15 << BYTES | SEVERAL | (SITES as u64) << SITE);
 
 impl Run {
     #[inline(always)]
@@ -204,6 +204,12 @@ impl SharedShadow {
         self.grow_row(one.warp);
         let (bytes, vectors) = (u64::from(one.bytes), how != How::Atomic && !one.strong && one.bytes.is_power_of_two());
         let (in_a_row, alike) = neighbours(addresses, bytes);
+        // Lanes that go with their right neighbour.
+        let together = (in_a_row | if how == How::Read { alike } else { 0 }) & mask & mask >> 1;
+        let apart = how == How::Atomic || 2 * together.count_ones() < mask.count_ones();
+        if apart && self.access_apart(clock, &one, how, (mask, addresses)) {
+            return;
+        }
         let mut left = mask;
         while left != 0 {
             let first = left.trailing_zeros();

@@ -83,8 +83,15 @@ fn warps_at_once_and_lane_by_lane_find_the_same() {
             let base = part(12, 8) * 16;
             let stride = [u64::from(bytes), u64::from(bytes), 0, 2 * u64::from(bytes), 16][part(16, 5) as usize];
             let group = [32, 32, 16, 8, 1][part(20, 5) as usize];
+            // Also in another order than that of the lanes, and anywhere.
+            let (turn, shuffle) = (mix(&mut random), part(44, 4));
             let addresses = std::array::from_fn(|lane| {
-                let at = base.next_multiple_of(u64::from(bytes)) + lane as u64 % group * stride;
+                let lane = match shuffle {
+                    0 => lane as u64 ^ (turn % 32),
+                    1 => mix(&mut (turn + lane as u64)) % 32,
+                    _ => lane as u64,
+                };
+                let at = base.next_multiple_of(u64::from(bytes)) + lane % group * stride;
                 at / u64::from(bytes) * u64::from(bytes)
             });
             let mask = [u32::MAX, u32::MAX, 0xffff, 0x00ff_ff00, 0x5555_5555, 1][part(24, 6) as usize];

@@ -160,7 +160,7 @@ pub(super) fn decode(
         return Err(b.error(i, "it needs a target with features of its own, such as sm_100a or sm_120f"));
     }
     if modifiers.take("rs") {
-        return Err(b.error(i, "stochastic rounding is not modelled"));
+        return Err(b.error(i, "stochastic rounding, of targets such as sm_100a alone, is not modelled"));
     }
     match (*to, *from) {
         ("ue8m0x2", from) | ("bf16x2", from @ "ue8m0x2") => super::scale::decode(i, b, modifiers, to, from),

@@ -25,6 +25,20 @@ pub(crate) trait Lanes: Half {
     /// # Safety
     /// As [`Self::widen`].
     unsafe fn narrow<const AVX2: bool, const N: usize>(values: &[f32; N]) -> [u32; 32];
+
+    /// The nearest numbers to two of every lane, side by side; NaN is the canonical one.
+    ///
+    /// # Safety
+    /// As [`Self::widen`].
+    #[inline(always)]
+    unsafe fn narrow_pairs<const AVX2: bool>(low: &[f32; 32], high: &[f32; 32]) -> [u32; 32] {
+        // SAFETY: the caller's promise.
+        let (mut words, high) = unsafe { (Self::narrow::<AVX2, 32>(low), Self::narrow::<AVX2, 32>(high)) };
+        for lane in 0..32 {
+            words[lane] |= high[lane] << 16;
+        }
+        words
+    }
 }
 
 /// [`Lanes::widen`] in any instruction set.
@@ -87,6 +101,20 @@ impl Lanes for F16 {
         }
         narrow(values, to_f16::<RN>)
     }
+
+    #[inline(always)]
+    unsafe fn narrow_pairs<const AVX2: bool>(low: &[f32; 32], high: &[f32; 32]) -> [u32; 32] {
+        #[cfg(target_arch = "x86_64")]
+        if AVX2 {
+            // SAFETY: the caller has F16C.
+            return unsafe { f16c::narrow_pairs(low, high) };
+        }
+        let mut words = narrow(low, to_f16::<RN>);
+        for lane in 0..32 {
+            words[lane] |= to_f16::<RN>(high[lane]) << 16;
+        }
+        words
+    }
 }
 
 /// Conversions by the processor's own instructions. For `N` = 64 values stand as the halves do in memory.
@@ -116,6 +144,35 @@ mod f16c {
         values
     }
 
+    /// Eight numbers, rounded.
+    #[inline(always)]
+    unsafe fn eight(values: *const f32) -> __m128i {
+        // SAFETY: the caller has eight numbers there, and the instructions.
+        unsafe {
+            let values = _mm256_loadu_ps(values);
+            let nan = _mm256_castsi256_ps(_mm256_set1_epi32(NAN32 as i32));
+            let values = _mm256_blendv_ps(values, nan, _mm256_cmp_ps::<_CMP_UNORD_Q>(values, values));
+            _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(values)
+        }
+    }
+
+    /// # Safety
+    /// As [`widen`].
+    #[inline(always)]
+    pub(super) unsafe fn narrow_pairs(low: &[f32; 32], high: &[f32; 32]) -> [u32; 32] {
+        let mut words = [0u32; 32];
+        for part in (0..32).step_by(8) {
+            // SAFETY: as in `widen`; each part has eight numbers and words.
+            unsafe {
+                let (low, high) = (eight(low.as_ptr().add(part)), eight(high.as_ptr().add(part)));
+                let to = words.as_mut_ptr().add(part);
+                _mm_storeu_si128(to.cast(), _mm_unpacklo_epi16(low, high));
+                _mm_storeu_si128(to.add(4).cast(), _mm_unpackhi_epi16(low, high));
+            }
+        }
+        words
+    }
+
     /// # Safety
     /// As [`widen`].
     #[inline(always)]
@@ -124,10 +181,7 @@ mod f16c {
         for (part, values) in values.as_chunks::<8>().0.iter().enumerate() {
             // SAFETY: as in `widen`.
             unsafe {
-                let values = _mm256_loadu_ps(values.as_ptr());
-                let nan = _mm256_castsi256_ps(_mm256_set1_epi32(NAN32 as i32));
-                let values = _mm256_blendv_ps(values, nan, _mm256_cmp_ps::<_CMP_UNORD_Q>(values, values));
-                let halves = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(values);
+                let halves = eight(values.as_ptr());
                 if N == 64 {
                     _mm_storeu_si128(words.as_mut_ptr().add(4 * part).cast(), halves);
                 } else {
@@ -231,10 +285,18 @@ impl<H: Lanes, const HIGH: bool> TieredBody for ToSingles<H, HIGH> {
     unsafe fn run<const AVX2: bool>(warp: &mut Warp, op: &Op) -> Flow {
         // SAFETY: as in `Elementwise`; `d` is a slot of 32-bit words.
         unsafe {
-            let words = warp.lanes::<u32>(op.a);
-            let values: [f32; 32] =
-                if HIGH { H::widen::<AVX2, 32>(&words.map(|word| word >> 16)) } else { H::widen::<AVX2, 32>(words) };
-            warp.write::<f32>(op.d, &values.map(|value| canonical(value).to_bits()));
+            // Loops, as `map` of an array is a function of its own, without the instruction set.
+            let mut words = *warp.lanes::<u32>(op.a);
+            if HIGH {
+                for lane in 0..32 {
+                    words[lane] >>= 16;
+                }
+            }
+            let values: [f32; 32] = H::widen::<AVX2, 32>(&words);
+            for lane in 0..32 {
+                words[lane] = canonical(values[lane]).to_bits();
+            }
+            warp.write::<f32>(op.d, &words);
         }
         Flow::Next
     }
@@ -252,13 +314,12 @@ impl<H: Lanes, const PAIR: bool> TieredBody for FromSingles<H, PAIR> {
     unsafe fn run<const AVX2: bool>(warp: &mut Warp, op: &Op) -> Flow {
         // SAFETY: as in `Elementwise`; the sources are slots of 32-bit words.
         unsafe {
-            let mut result = H::narrow::<AVX2, 32>(&warp.lanes::<f32>(op.a).map(f32::from_bits));
-            if PAIR {
-                let low = H::narrow::<AVX2, 32>(&warp.lanes::<f32>(op.b).map(f32::from_bits));
-                for lane in 0..32 {
-                    result[lane] = low[lane] | result[lane] << 16;
-                }
-            }
+            // Words of singles are singles.
+            let singles = |slot| &*std::ptr::from_ref(warp.lanes::<f32>(slot)).cast::<[f32; 32]>();
+            let result = match PAIR {
+                true => H::narrow_pairs::<AVX2>(singles(op.b), singles(op.a)),
+                false => H::narrow::<AVX2, 32>(singles(op.a)),
+            };
             warp.write::<u32>(op.d, &result);
         }
         Flow::Next

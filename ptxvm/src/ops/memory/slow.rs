@@ -18,9 +18,22 @@ use crate::{
 #[cold]
 #[inline(never)]
 pub(super) fn observe(warp: &mut Warp, op: &Op, slot: Slot, access: AccessOp, bytes: u64, window: &Window) {
+    let offset = op.imm;
     let mut addresses = [0u64; 32];
-    for (lane, address) in addresses.iter_mut().enumerate() {
-        *address = address_of(warp, slot, access, op.imm, lane).wrapping_sub(window.origin);
+    // SAFETY: the decoder noted how wide the address registers are.
+    unsafe {
+        if access.narrow() {
+            let words = warp.lanes::<u32>(slot);
+            for lane in 0..32 {
+                let address = u64::from(words[lane].wrapping_add(offset as u32));
+                addresses[lane] = address.wrapping_sub(window.origin);
+            }
+        } else {
+            let words = warp.lanes::<u64>(slot);
+            for lane in 0..32 {
+                addresses[lane] = words[lane].wrapping_add(offset).wrapping_sub(window.origin);
+            }
+        }
     }
     report(warp, op, access, bytes, window.space, warp.mask, &addresses);
 }

@@ -11,8 +11,7 @@ fn every_order_gives_the_same_results_and_no_findings() {
     for seed in ["1", "2"] {
         let report = folder.path().join(seed);
         let output = Command::new(&program)
-            // A copy between the contexts of two devices is not ordered as it should be with a seed.
-            .args(["--skip", "seeds::", "--skip", "data_travels_between_two_devices", "--test-threads", "2"])
+            .args(["--skip", "seeds::", "--test-threads", "2"])
             .env("PTXVM_SEED", seed)
             .env("PTXVM_MODE", "checked")
             .env("PTXVM_REPORT", &report)

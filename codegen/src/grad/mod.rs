@@ -1,0 +1,11 @@
+//! Training: a network's graph with its loss, and the graph of its gradients behind it. One graph, one checker, one memory plan: what the
+//! backward pass reads of the forward pass stays alive in the arena until then, because it is read there.
+
+mod differentiate;
+mod op;
+mod training;
+
+pub use differentiate::differentiate;
+pub use op::BackwardOp;
+pub(crate) use op::Operands;
+pub use training::{Training, TrainingOptions, stochastic_depth_rate, training};

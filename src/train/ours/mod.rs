@@ -1,0 +1,175 @@
+//! Our own engine of a training step, on the CPU: a graph of forward, loss and backward (`segface_codegen::grad`), run kernel by kernel over
+//! one arena.
+//!
+//! Parameters are run-time values. Those that kernels take as published are read where they lie in the flat array, others are made from them
+//! by their recipes, and products' weights are packed, once after every change. Gradients are added where the parameter's lie; those of
+//! made values go through the recipe's adjoint first.
+
+mod call;
+mod store;
+
+use super::{Draws, Engine, Layout, Loss, Ready};
+use crate::Error;
+use crate::data::Batch;
+use crate::engine::EngineError;
+use crate::engine::call::{Call, Memory};
+use crate::engine::cpu::Arena;
+use call::{Step, run};
+use segface_codegen::ModelSpec;
+use segface_codegen::grad::{Training, TrainingOptions, training};
+use segface_codegen::ir::{Node, Output, Source, ValueId};
+use segface_kernels::stochastic_depth::Draw;
+use segface_kernels::{Context, Isa};
+use std::time::Duration;
+use store::Store;
+
+/// A replica in training on this CPU, in f32.
+pub struct OurEngine {
+    layout: Layout,
+    training: Training,
+    input: ValueId,
+    context: Context,
+    arena: Arena,
+    store: Store,
+}
+
+impl OurEngine {
+    /// Compiles a training step for micro-batches of `options.batch` images, takes memory and starts `threads` threads. Parameters and
+    /// buffers are zero.
+    ///
+    /// # Errors
+    /// If the network cannot take that size or be trained so, or this CPU lacks `isa`.
+    pub fn new(layout: Layout, options: &TrainingOptions, threads: usize, isa: Isa) -> Result<Self, Error> {
+        if !isa.is_available() {
+            return Err(EngineError::WrongCpu { wanted: isa, have: Isa::available().collect() }.into());
+        }
+        let trained = |name: &str| layout.find(name).is_some_and(|entry| entry.trained);
+        let training = training(&layout.model(), options, &trained).map_err(EngineError::from)?;
+        let input = training.graph.values.iter().position(|value| matches!(value.source, Source::Input));
+        let input = ValueId(input.ok_or_else(|| EngineError::Broken { reason: "it has no input".into() })?);
+        let store = Store::new(&layout, &training.graph);
+        let arena = Arena::new(training.memory.arena_bytes);
+        Ok(Self { layout, training, input, context: Context::new(threads, isa), arena, store })
+    }
+
+    /// Which network.
+    pub fn model(&self) -> ModelSpec {
+        self.training.model
+    }
+
+    /// The calls of a step.
+    pub fn training(&self) -> &Training {
+        &self.training
+    }
+
+    /// Bytes of everything: arena, scratch, parameters, gradients, buffers, and what is made of them.
+    pub fn bytes(&mut self) -> usize {
+        self.arena.bytes() + self.context.scratch_held() + self.store.bytes()
+    }
+
+    /// What the last step gave out as `output`, with its shape.
+    ///
+    /// # Errors
+    /// If the engine was made without that output.
+    pub fn output(&mut self, output: Output) -> Result<(Vec<usize>, Vec<f32>), Error> {
+        let found = self.training.graph.outputs.iter().find(|(o, _)| *o == output);
+        let value = found.ok_or(EngineError::NoSuchOutput { output })?.1;
+        let base = self.arena.base();
+        let (constants, _) = self.store.split(None);
+        let memory = Memory { graph: &self.training.graph, places: &self.training.memory, constants: &constants, base };
+        // SAFETY: no kernel runs, and the result is copied before `&mut self` ends.
+        let data = unsafe { memory.slice::<f32>(value) }.to_vec();
+        Ok((self.training.graph.values[value.0].shape.clone(), data))
+    }
+
+    /// [`Engine::accumulate`] that calls `observe` with each node and the time it took.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn accumulate_observed(
+        &mut self,
+        batch: &Batch,
+        draws: Draws,
+        scale: f32,
+        observe: &mut dyn FnMut(&Node, Duration),
+    ) -> Result<Loss, Error> {
+        let value = &self.training.graph.values[self.input.0];
+        if batch.images.len() != value.len() {
+            let (expected, found) = (value.shape.clone(), batch.images.len());
+            return Err(EngineError::InputLength { expected, found }.into());
+        }
+        let pixels = value.len() / 3;
+        if batch.labels.len() != pixels {
+            let reason = format!("{} labels for {pixels} pixels", batch.labels.len());
+            return Err(EngineError::Broken { reason }.into());
+        }
+        let warps = if self.training.model.variant.warps() { value.shape[0] } else { 0 };
+        if batch.warps.len() != warps {
+            let reason = format!("{} warps, expected {warps}", batch.warps.len());
+            return Err(EngineError::Broken { reason }.into());
+        }
+        self.store.refresh(&self.training.graph);
+        let base = self.arena.base();
+        let draw = Draw { seed: draws.seed, step: draws.step, micro_batch: draws.micro_batch };
+        let size = (value.shape[2], value.shape[1]);
+        let mut step = Step { draw, labels: &batch.labels, warps: &batch.warps, size, scale, loss: None };
+        {
+            let (constants, _) = self.store.split(None);
+            let memory =
+                Memory { graph: &self.training.graph, places: &self.training.memory, constants: &constants, base };
+            // SAFETY: nothing else uses the arena.
+            unsafe { memory.slice_mut::<f32>(self.input) }.copy_from_slice(&batch.images);
+        }
+        for (index, node) in self.training.graph.nodes.iter().enumerate() {
+            let begin = std::time::Instant::now();
+            let packed = self.store.pack(self.context.isa(), node);
+            let (constants, mut sums) = self.store.split(packed);
+            let memory =
+                Memory { graph: &self.training.graph, places: &self.training.memory, constants: &constants, base };
+            let call = Call { memory: &memory, node, index };
+            run(&call, &mut self.context, &mut sums, &mut step)?;
+            observe(node, begin.elapsed());
+        }
+        self.store.count_batch(&self.layout);
+        let loss = step.loss.ok_or_else(|| EngineError::Broken { reason: "it has no loss".into() })?;
+        Ok(Loss { cross_entropy: loss.cross_entropy, dice: loss.dice })
+    }
+}
+
+impl Engine for OurEngine {
+    fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    fn parameters(&self) -> &[f32] {
+        self.store.parameters()
+    }
+
+    fn parameters_mut(&mut self) -> &mut [f32] {
+        self.store.parameters_mut()
+    }
+
+    fn buffers(&self) -> &[f32] {
+        self.store.buffers()
+    }
+
+    fn buffers_mut(&mut self) -> &mut [f32] {
+        self.store.buffers_mut()
+    }
+
+    fn gradients(&self) -> &[f32] {
+        self.store.gradients()
+    }
+
+    fn gradients_mut(&mut self) -> &mut [f32] {
+        self.store.gradients_mut()
+    }
+
+    fn parameters_and_gradients(&mut self) -> (&mut [f32], &[f32]) {
+        self.store.parameters_and_gradients()
+    }
+
+    fn accumulate(&mut self, batch: &Batch, draws: Draws, scale: f32, _: &mut Ready<'_>) -> Result<Loss, Error> {
+        self.accumulate_observed(batch, draws, scale, &mut |_, _| {})
+    }
+}

@@ -1,0 +1,316 @@
+//! Parameters, buffers and gradients, and what is made of them.
+
+use super::super::{Layout, Role};
+use crate::engine::call::{Constants, Operand};
+use segface_codegen::grad::BackwardOp;
+use segface_codegen::ir::{Graph, Node, Op, Slot, Source, ValueId};
+use segface_codegen::weights::{Make, Recipe};
+use segface_kernels::Isa;
+use segface_kernels::context::Disjoint;
+use segface_kernels::gemm::PackedMatrix;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Values of packed weights that are kept from one step to the next; larger networks pack each before its use.
+const KEPT: usize = 32 << 20;
+
+/// Where a tensor of a recipe lies.
+#[derive(Clone)]
+struct Place {
+    /// In the buffers, else in the parameters.
+    buffer: bool,
+    range: Range<usize>,
+    trained: bool,
+}
+
+/// What a value of the graph is made from.
+struct Made {
+    recipe: Recipe,
+    places: Vec<Place>,
+}
+
+/// The flat arrays, and what kernels take of them.
+pub(super) struct Store {
+    parameters: Vec<f32>,
+    buffers: Vec<f32>,
+    gradients: Vec<f32>,
+    /// By value: values that are made from tensors.
+    made: Vec<Option<Made>>,
+    /// By value: the numbers of those that are not published tensors as they are.
+    numbers: Vec<Option<Arc<[f32]>>>,
+    /// Size [n, k] of the weights of products, by value.
+    packed: BTreeMap<(ValueId, bool), PackedMatrix>,
+    keep: bool,
+    scratch: PackedMatrix,
+    /// Whether `numbers` and `packed` are older than the parameters, or than the buffers.
+    stale: [bool; 2],
+}
+
+/// A packed weight: of which value, which way round.
+pub(super) type PackedKey = Option<(ValueId, bool)>;
+
+impl Store {
+    pub(super) fn new(layout: &Layout, graph: &Graph) -> Store {
+        let place = |name: &str| {
+            let entry = layout.find(name)?;
+            Some(Place { buffer: entry.role != Role::Parameter, range: entry.range.clone(), trained: entry.trained })
+        };
+        let made = graph.values.iter().map(|value| match &value.source {
+            Source::Weight(recipe) => {
+                let places = recipe.tensors.iter().map(|tensor| place(&tensor.name)).collect::<Option<Vec<_>>>()?;
+                Some(Made { recipe: recipe.clone(), places })
+            }
+            _ => None,
+        });
+        let made: Vec<Option<Made>> = made.collect();
+        Store {
+            parameters: vec![0.0; layout.parameters_len()],
+            buffers: vec![0.0; layout.buffers_len()],
+            gradients: vec![0.0; layout.parameters_len()],
+            numbers: vec![None; made.len()],
+            made,
+            packed: BTreeMap::new(),
+            keep: layout.parameters_len() <= KEPT,
+            scratch: PackedMatrix::empty(),
+            stale: [true; 2],
+        }
+    }
+
+    pub(super) fn parameters(&self) -> &[f32] {
+        &self.parameters
+    }
+
+    pub(super) fn parameters_mut(&mut self) -> &mut [f32] {
+        self.stale[0] = true;
+        &mut self.parameters
+    }
+
+    pub(super) fn buffers(&self) -> &[f32] {
+        &self.buffers
+    }
+
+    pub(super) fn buffers_mut(&mut self) -> &mut [f32] {
+        self.stale[1] = true;
+        &mut self.buffers
+    }
+
+    pub(super) fn gradients(&self) -> &[f32] {
+        &self.gradients
+    }
+
+    pub(super) fn gradients_mut(&mut self) -> &mut [f32] {
+        &mut self.gradients
+    }
+
+    pub(super) fn parameters_and_gradients(&mut self) -> (&mut [f32], &[f32]) {
+        self.stale[0] = true;
+        (&mut self.parameters, &self.gradients)
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        let flat = self.parameters.len() + self.buffers.len() + self.gradients.len();
+        let numbers: usize = self.numbers.iter().flatten().map(|numbers| numbers.len()).sum();
+        let packed: usize = self.packed.values().map(PackedMatrix::bytes).sum();
+        4 * (flat + numbers) + packed + self.scratch.bytes()
+    }
+
+    /// Makes anew what is older than the tensors it is made from.
+    pub(super) fn refresh(&mut self, graph: &Graph) {
+        let flat = Flat { parameters: &self.parameters, buffers: Disjoint::new(&mut self.buffers) };
+        for (index, made) in self.made.iter().enumerate() {
+            let Some(Made { recipe, places }) = made else { continue };
+            let stale = places.iter().any(|place| self.stale[usize::from(place.buffer)]);
+            if recipe.make == Make::Plain || (self.numbers[index].is_some() && !stale) {
+                continue;
+            }
+            self.numbers[index] = Some(recipe.evaluate(&flat.tensors(places)));
+        }
+        debug_assert!(
+            self.made.iter().zip(&graph.values).all(|(m, v)| m.is_some() == matches!(v.source, Source::Weight(_)))
+        );
+        if self.stale[0] {
+            // Emptied, not dropped: their memory is used again.
+            for matrix in self.packed.values_mut() {
+                matrix.forget();
+            }
+        }
+        self.stale = [false; 2];
+    }
+
+    /// Sees to it that the weight which `node` multiplies by is packed.
+    pub(super) fn pack(&mut self, isa: Isa, node: &Node) -> PackedKey {
+        let (n, k, transposed) = match &node.op {
+            Op::Gemm(spec) => (spec.n, spec.k, false),
+            Op::Conv(spec) => (spec.out_channels, spec.depth(), false),
+            Op::Backward(BackwardOp::GemmInput(spec)) => (spec.k, spec.n, true),
+            _ => return None,
+        };
+        let value = node.input(Slot::Weight)?;
+        let flat = Flat { parameters: &self.parameters, buffers: Disjoint::new(&mut self.buffers) };
+        let numbers = numbers(&self.made, &self.numbers, flat, value)?;
+        if self.keep {
+            let matrix = self.packed.entry((value, transposed)).or_insert_with(PackedMatrix::empty);
+            if matrix.n() == 0 {
+                matrix.repack::<f32>(isa, n, k, numbers, transposed);
+            }
+        } else {
+            self.scratch.repack::<f32>(isa, n, k, numbers, transposed);
+        }
+        Some((value, transposed))
+    }
+
+    /// What kernels read, and what they add to.
+    pub(super) fn split(&mut self, packed: PackedKey) -> (Values<'_>, Sums<'_>) {
+        let Store { parameters, buffers, gradients, made, numbers, .. } = self;
+        let packed = packed.and_then(|key| if self.keep { self.packed.get(&key) } else { Some(&self.scratch) });
+        let flat = Flat { parameters, buffers: Disjoint::new(buffers) };
+        (Values { flat, made, numbers, packed }, Sums { gradients: Disjoint::new(gradients), flat, made })
+    }
+
+    /// One more batch for the batch norms that are trained.
+    pub(super) fn count_batch(&mut self, layout: &Layout) {
+        for entry in layout.buffers().iter().filter(|entry| entry.role == Role::Count && entry.trained) {
+            self.buffers[entry.range.clone()].iter_mut().for_each(|count| *count += 1.0);
+        }
+    }
+}
+
+/// The tensors as they lie in the flat arrays. Running statistics are written while others of the buffers are read.
+#[derive(Clone, Copy)]
+struct Flat<'a> {
+    parameters: &'a [f32],
+    buffers: Disjoint<'a, f32>,
+}
+
+impl<'a> Flat<'a> {
+    fn tensor(&self, place: &Place) -> &'a [f32] {
+        if !place.buffer {
+            return &self.parameters[place.range.clone()];
+        }
+        // SAFETY: a kernel that writes a statistic (`Sums::statistic`) does not read it otherwise, and one kernel runs at a time.
+        unsafe { self.buffers.slice(place.range.start, place.range.len()) }
+    }
+
+    fn tensors(&self, places: &[Place]) -> Vec<Cow<'a, [f32]>> {
+        places.iter().map(|place| Cow::Borrowed(self.tensor(place))).collect()
+    }
+}
+
+/// The numbers of a value that is made from tensors, row-major.
+fn numbers<'a>(
+    made: &'a [Option<Made>],
+    numbers: &'a [Option<Arc<[f32]>>],
+    flat: Flat<'a>,
+    value: ValueId,
+) -> Option<&'a [f32]> {
+    if let Some(numbers) = &numbers[value.0] {
+        return Some(numbers);
+    }
+    made[value.0].as_ref()?.places.first().map(|place| flat.tensor(place))
+}
+
+/// What kernels read: see [`Store`].
+pub(super) struct Values<'a> {
+    flat: Flat<'a>,
+    made: &'a [Option<Made>],
+    numbers: &'a [Option<Arc<[f32]>>],
+    packed: Option<&'a PackedMatrix>,
+}
+
+impl Constants for Values<'_> {
+    fn constant(&self, node: &Node, slot: Slot) -> Option<Operand<'_>> {
+        let multiplies = matches!(node.op, Op::Gemm(_) | Op::Conv(_) | Op::Backward(BackwardOp::GemmInput(_)));
+        if multiplies && slot == Slot::Weight {
+            return self.packed.map(Operand::Packed);
+        }
+        let value = node.input(slot)?;
+        numbers(self.made, self.numbers, self.flat, value).map(Operand::F32)
+    }
+}
+
+/// Where kernels add gradients of parameters, and write running statistics.
+pub(super) struct Sums<'a> {
+    gradients: Disjoint<'a, f32>,
+    flat: Flat<'a>,
+    made: &'a [Option<Made>],
+}
+
+/// Where a kernel adds the gradient of one operand.
+pub(super) enum Target<'a> {
+    /// It is not trained.
+    None,
+    /// The flat array.
+    Flat(&'a mut [f32]),
+    /// Memory of its own, from where the recipe's adjoint takes it.
+    Made(ValueId, Vec<f32>),
+}
+
+impl Target<'_> {
+    /// The memory, if the operand is trained.
+    pub(super) fn slice(&mut self) -> Option<&mut [f32]> {
+        match self {
+            Target::None => None,
+            Target::Flat(slice) => Some(slice),
+            Target::Made(_, numbers) => Some(numbers),
+        }
+    }
+}
+
+impl<'a> Sums<'a> {
+    /// Where the gradient of the operand in `slot` of `node` goes.
+    pub(super) fn target(&self, node: &Node, slot: Slot, len: usize) -> Target<'a> {
+        let Some(value) = node.input(slot) else { return Target::None };
+        let Some(Made { recipe, places }) = &self.made[value.0] else { return Target::None };
+        if !places.iter().any(|place| place.trained) {
+            return Target::None;
+        }
+        match (&recipe.make, &places[..]) {
+            // SAFETY: tensors do not overlap, and a node's operands are different tensors.
+            (Make::Plain, [place]) => {
+                Target::Flat(unsafe { self.gradients.slice(place.range.start, place.range.len()) })
+            }
+            _ => Target::Made(value, vec![0.0; len]),
+        }
+    }
+
+    /// Several targets of one kernel that takes all or none: if any is trained, the others get memory that is thrown away.
+    pub(super) fn targets<const N: usize>(&self, node: &Node, slots: [(Slot, usize); N]) -> [Target<'a>; N] {
+        let mut targets = slots.map(|(slot, len)| self.target(node, slot, len));
+        if targets.iter().any(|target| !matches!(target, Target::None)) {
+            for (target, (slot, len)) in targets.iter_mut().zip(slots) {
+                if let (Target::None, Some(value)) = (&target, node.input(slot)) {
+                    *target = Target::Made(value, vec![0.0; len]);
+                }
+            }
+        }
+        targets
+    }
+
+    /// Brings what kernels have added to memory of its own to the published tensors.
+    pub(super) fn finish<const N: usize>(&self, targets: [Target<'a>; N]) {
+        for target in targets {
+            let Target::Made(value, d) = target else { continue };
+            let Some(Made { recipe, places }) = &self.made[value.0] else { continue };
+            if !places.iter().any(|place| place.trained) {
+                continue;
+            }
+            let gradients = recipe.adjoint(&self.flat.tensors(places), &d);
+            for (gradient, place) in gradients.into_iter().zip(places) {
+                if let (Some(gradient), true, false) = (gradient, place.trained, place.buffer) {
+                    // SAFETY: no other slice of the gradients is alive: targets of the flat array are used up.
+                    let sums = unsafe { self.gradients.slice(place.range.start, place.range.len()) };
+                    sums.iter_mut().zip(gradient).for_each(|(sum, d)| *sum += d);
+                }
+            }
+        }
+    }
+
+    /// A running statistic.
+    pub(super) fn statistic(&self, node: &Node, slot: Slot) -> Option<&'a mut [f32]> {
+        let place = self.made[node.input(slot)?.0].as_ref()?.places.first()?;
+        // SAFETY: tensors do not overlap, and each statistic is asked for once per call, by a kernel that does not read it otherwise.
+        place.buffer.then(|| unsafe { self.flat.buffers.slice(place.range.start, place.range.len()) })
+    }
+}
