@@ -1,7 +1,6 @@
 //! `mlp_fusion` against libtorch: maps of any size ratio, any number of channels, batches.
 
 use proptest::prelude::*;
-use segface_codegen::cuda::Rung;
 use segface_codegen::ir::{Op, Slot};
 use segface_codegen::plan::Precision;
 use segface_kernels::{
@@ -11,7 +10,7 @@ use segface_kernels::{
 };
 use segface_reference::{gemm::linear, mlp::Linear, resample::bilinear};
 use segface_tests::{
-    cuda::{floor, judge_rung},
+    cuda::{floor, judge_rung, rungs},
     in_every_precision,
     judge::{Failure, Floor},
     modes::assert_no_findings,
@@ -118,7 +117,7 @@ fn check_on_device<T: Element>(problem: &Problem, precision: Precision) -> Resul
     let weights = [Slot::Weight, Slot::Weight1, Slot::Weight2, Slot::Weight3].into_iter().zip(&numbers.weights);
     let operands: Vec<_> = taps.chain(weights).chain([(Slot::Bias, &numbers.bias)]).collect();
     let reference = |kind: Kind| vec![numbers.reference(&spec, kind)];
-    for rung in [None, Some(Rung::Tiled), Some(Rung::Naive)] {
+    for rung in rungs(precision) {
         judge_rung(rung, precision, floor(precision), Op::MlpFusion(spec), &operands, reference)?;
     }
     Ok(())

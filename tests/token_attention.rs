@@ -2,7 +2,6 @@
 //! transformer as published, without any of the algebra.
 
 use proptest::prelude::*;
-use segface_codegen::cuda::Rung;
 use segface_codegen::ir::{Op, Slot};
 use segface_codegen::plan::Precision;
 use segface_kernels::{
@@ -19,7 +18,7 @@ use segface_reference::{
     token_attention::{Attention, Norm, image_to_token, token_to_image},
 };
 use segface_tests::{
-    cuda::{floor, judge_rung},
+    cuda::{floor, judge_rung, rungs},
     in_every_precision,
     judge::{Failure, Floor},
     modes::assert_no_findings,
@@ -200,7 +199,7 @@ fn check_device_pass<T: Element>(problem: &Problem, precision: Precision) -> Res
         let made = [spec.update, spec.attend];
         n.reference(spec, kind).into_iter().zip(made).filter_map(|(result, made)| made.then_some(result)).collect()
     };
-    for rung in [None, Some(Rung::Tiled), Some(Rung::Naive)] {
+    for rung in rungs(precision) {
         judge_rung(rung, precision, floor(precision), Op::ImagePass(*spec), &operands, reference)?;
     }
     Ok(())

@@ -48,6 +48,12 @@ pub fn run_single(precision: Precision, op: Op, operands: &[(Slot, &Operand)]) -
     run_rung(None, precision, op, operands)
 }
 
+/// The rungs of ladders of three. In exact f32 the middle one is the top: there are no tensor cores to do without.
+pub fn rungs(precision: Precision) -> Vec<Option<Rung>> {
+    let middle = (precision != Precision::F32).then_some(Some(Rung::Tiled));
+    [Some(None), middle, Some(Some(Rung::Naive))].into_iter().flatten().collect()
+}
+
 /// The results of a lower rung of the operator's ladder on the device; of the top if none is named.
 ///
 /// # Panics

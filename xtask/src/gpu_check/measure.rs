@@ -25,10 +25,11 @@ impl Check {
             // Python's side of torch.compile, without the minutes that its C++ compiler takes here.
             speed.args(["--device", "cpu", "--backend", "aot_eager", "--networks", "mobilenet"]);
             speed.args(["--precisions", "bf16", "--batches", "1", "--size", "64", "--once", "--workers", "1"]);
-            speed.args(["--prepare-seconds", "300"]);
         } else {
-            speed.args(["--prepare-seconds", "230", "--seconds", "75"]);
+            speed.args(["--seconds", &format!("{:.0}", 75.0 * self.times())]);
         }
+        let prepare = if self.is_dry() { 100.0 } else { 230.0 } * self.times();
+        speed.args(["--prepare-seconds", &format!("{prepare:.0}")]);
         let mut parity = self.python(pytorch, "parity.py");
         parity.args(if self.is_dry() { &["mobilenet"][..] } else { &["mobilenet", "swin_base"] }).stdin(Stdio::null());
         let started: Result<Vec<Running>, _> =

@@ -58,8 +58,8 @@ pub(crate) struct Options {
     /// Where report.json and report.html go [default: target/gpu-check].
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Minutes that everything may take; a dry run may take three times as long.
-    #[arg(long, default_value_t = 8.0)]
+    /// Minutes that everything may take, shared out among the phases; a dry run may take three times as long.
+    #[arg(long, default_value_t = MINUTES)]
     minutes: f64,
     /// The Python interpreter that has PyTorch [default: the active environment's, else python3].
     #[arg(long)]
@@ -71,6 +71,9 @@ pub(crate) struct Options {
     #[arg(long, value_enum, default_value = "release")]
     profile: Profile,
 }
+
+/// What the phases' times are made for.
+const MINUTES: f64 = 8.0;
 
 type Environment = Vec<(String, OsString)>;
 
@@ -134,9 +137,14 @@ pub(crate) fn check(options: Options) -> Result<(), Error> {
 }
 
 impl Check {
-    /// Time that a phase of so many seconds has, leaving `reserve` seconds to those after it. Dry runs have three times as much.
+    /// How many times as long as planned everything may take.
+    fn times(&self) -> f64 {
+        self.options.minutes / MINUTES * if self.report.virtual_device { 3.0 } else { 1.0 }
+    }
+
+    /// Time that a phase of so many seconds has, leaving `reserve` seconds to those after it, where there are [`MINUTES`] for all.
     fn limit(&self, seconds: f64, reserve: f64) -> Duration {
-        let times = if self.report.virtual_device { 3.0 } else { 1.0 };
+        let times = self.times();
         let left = self.end.saturating_duration_since(Instant::now()).as_secs_f64();
         Duration::from_secs_f64((seconds * times).min(left - reserve * times).max(5.0))
     }
