@@ -63,7 +63,8 @@ impl Problem {
             let size = (self.side, self.side);
             for (image, points) in images.chunks_exact_mut(self.side * self.side * 3).zip(&points) {
                 let warp = FaceWarp::fit(points, size, size).expect("points that define a similarity");
-                warp.warp(&mut context, &image.to_vec(), 3, image);
+                let before = image.to_vec();
+                warp.warp(&mut context, &before, 3, image);
                 warps.push(warp);
             }
         }
