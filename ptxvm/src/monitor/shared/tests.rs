@@ -87,7 +87,7 @@ fn warps_at_once_and_lane_by_lane_find_the_same() {
             let (turn, shuffle) = (mix(&mut random), part(44, 4));
             let addresses = std::array::from_fn(|lane| {
                 let lane = match shuffle {
-                    0 => lane as u64 ^ turn % 32,
+                    0 => lane as u64 ^ (turn % 32),
                     1 => mix(&mut (turn + lane as u64)) % 32,
                     _ => lane as u64,
                 };
