@@ -5,7 +5,7 @@ use segface::train::ours::OurEngine;
 use segface::train::{Draws, Engine, Layout, Loss, Role};
 use segface::weights::{Weights, seeded_values};
 use segface_codegen::grad::TrainingOptions;
-use segface_codegen::{Backbone, ModelSpec};
+use segface_codegen::{Backbone, ModelSpec, Variant};
 use segface_kernels::image::FaceWarp;
 use segface_kernels::stochastic_depth::{Draw, StochasticDepthSpec};
 use segface_kernels::{Context, Isa};
@@ -63,7 +63,8 @@ impl Problem {
             let size = (self.side, self.side);
             for (image, points) in images.chunks_exact_mut(self.side * self.side * 3).zip(&points) {
                 let warp = FaceWarp::fit(points, size, size).expect("points that define a similarity");
-                warp.warp(&mut context, &image.to_vec(), 3, image);
+                let before = image.to_vec();
+                warp.warp(&mut context, &before, 3, image);
                 warps.push(warp);
             }
         }
@@ -94,23 +95,42 @@ impl Problem {
         }
     }
 
-    /// libtorch's loss of a model in training mode, and its parts.
+    /// What libtorch's model is: LaPa's without its warp is Helen's.
+    fn unwarped(&self) -> ModelSpec {
+        let variant = if self.spec.variant.warps() { Variant::Helen } else { self.spec.variant };
+        ModelSpec { variant, ..self.spec }
+    }
+
+    /// libtorch's model in training mode.
+    pub(crate) fn model<'a>(
+        &self,
+        weights: &'a Weights,
+        kind: Kind,
+        factor: &'a dyn Fn(u32, f32, usize) -> f32,
+    ) -> Model<'a> {
+        // Libtorch's threads wait for one another by spinning, which on a busy machine takes ages.
+        tch::set_num_threads(1);
+        let momentum = if self.spec.backbone == Backbone::MobileNet { 0.01 } else { 0.1 };
+        Model::training(self.unwarped(), weights, kind, momentum, factor)
+    }
+
+    /// libtorch's loss of a model in training mode, and its parts. Both engines see the same warped images: on noise, what rounding the warp's
+    /// ill-conditioned grid costs would hide everything else. Logits go back through libtorch's own un-warp.
     pub(crate) fn reference_loss(&self, model: &Model, kind: Kind) -> (Tensor, [f64; 2]) {
         let side = self.side as i64;
-        let images = Tensor::from_slice(&self.images()).view([-1, side, side, 3]).permute([0, 3, 1, 2]).contiguous();
+        let images = self.batch().images;
+        let images = Tensor::from_slice(&images).view([-1, side, side, 3]).permute([0, 3, 1, 2]).contiguous();
         let labels = Tensor::from_slice(&self.labels()).view([-1, side, side]);
         let points: Vec<f32> = self.points().into_iter().flatten().flatten().collect();
         let points = Tensor::from_slice(&points).view([-1, 5, 2]);
-        let outputs = model.forward(&images.to_kind(kind), Some(&points)).expect("the reference runs");
-        let (cross_entropy, dice) = segface_reference::loss::loss(&outputs.logits, &labels);
+        let mut logits = model.forward(&images.to_kind(kind), None).expect("the reference runs").logits;
+        if self.spec.variant.warps() {
+            logits = segface_reference::image::unwarp(&logits, &points, side, side);
+        }
+        let (cross_entropy, dice) = segface_reference::loss::loss(&logits, &labels);
         let parts = [cross_entropy.double_value(&[]), dice.double_value(&[])];
         ((cross_entropy + dice) * 0.5, parts)
     }
-}
-
-/// torchvision's momentum.
-pub(crate) fn momentum(backbone: Backbone) -> f64 {
-    if backbone == Backbone::MobileNet { 0.01 } else { 0.1 }
 }
 
 /// Copies weights into an engine's flat arrays.
@@ -135,7 +155,7 @@ pub(crate) fn ours(engine: &mut OurEngine, problem: &Problem) -> (Loss, BTreeMap
 /// The same by libtorch in `kind`, with running statistics as they are afterwards.
 pub(crate) fn reference(weights: &Weights, problem: &Problem, kind: Kind) -> ([f64; 2], BTreeMap<String, Tensor>) {
     let factor = problem.factor(DRAWS);
-    let model = Model::training(problem.spec, weights, kind, momentum(problem.spec.backbone), &factor);
+    let model = problem.model(weights, kind, &factor);
     let (loss, parts) = problem.reference_loss(&model, kind);
     loss.backward();
     let tensors = model.tensors().into_iter().map(|(name, tensor)| {

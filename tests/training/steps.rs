@@ -1,12 +1,11 @@
 //! Runs of some steps: the same weights, batches and optimizer in our engine and in libtorch.
 
-use crate::common::{DRAWS, Problem, momentum};
+use crate::common::{DRAWS, Problem};
 use segface::train::{Draws, Engine};
 use segface::weights::{Weights, seeded};
 use segface_codegen::{Backbone, ModelSpec, Variant};
 use segface_kernels::adamw::{AdamWOperands, AdamWSpec};
 use segface_kernels::{Context, Isa};
-use segface_reference::Model;
 use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
 
@@ -56,8 +55,7 @@ fn ours(weights: &Weights) -> Vec<f64> {
 fn reference(weights: &Weights, kind: Kind) -> Vec<f64> {
     let mut losses = Vec::new();
     let factor = problem(0).factor(DRAWS);
-    let spec = problem(0).spec;
-    let model = Model::training(spec, weights, kind, momentum(spec.backbone), &factor);
+    let model = problem(0).model(weights, kind, &factor);
     let mut moments: BTreeMap<String, [Tensor; 2]> = BTreeMap::new();
     for step in 0..STEPS {
         let (loss, [cross_entropy, dice]) = problem(step as usize).reference_loss(&model, kind);
