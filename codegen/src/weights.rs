@@ -87,7 +87,9 @@ impl Recipe {
                 let keep = |i: usize| !(third..2 * third).contains(&i);
                 tensors[0].iter().enumerate().map(|(i, v)| if keep(i) { *v } else { 0.0 }).collect()
             }
-            Make::FoldedProjection { column } => folded_projection(&tensors[0], &tensors[1], shape(0), shape(1), *column),
+            Make::FoldedProjection { column } => {
+                folded_projection(&tensors[0], &tensors[1], shape(0), shape(1), *column)
+            }
             Make::FoldedBias => folded_bias(&tensors[0], &tensors[1..], shape(0)),
             Make::Fill(value, len) => vec![*value as f32; *len].into(),
             Make::PositionalEncoding { height, width } => positional_encoding(&tensors[0], *height, *width),

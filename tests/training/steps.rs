@@ -13,14 +13,7 @@ const STEPS: u64 = 20;
 
 /// The published recipe's optimizer.
 fn recipe(step: u64) -> AdamWSpec {
-    AdamWSpec {
-        learning_rate: 1e-4,
-        betas: [0.9, 0.999],
-        eps: 1e-8,
-        weight_decay: 1e-5,
-        step,
-        gradient_scale: 1.0,
-    }
+    AdamWSpec { learning_rate: 1e-4, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 1e-5, step, gradient_scale: 1.0 }
 }
 
 fn problem(number: usize) -> Problem {
@@ -101,5 +94,9 @@ fn losses_of_twenty_steps_follow_libtorchs_within_the_envelope_of_f32() {
     }
     let worst = |errors: &[f64]| errors.iter().zip(&truth).map(|(e, t)| (e - t).abs()).fold(0.0f64, f64::max);
     assert!(truth[STEPS as usize - 1] < truth[0], "the run learns nothing: {truth:?}");
-    assert!(worst(&own) <= 2.0 * envelope + 1e-5, "ours leaves by {:.2e}, libtorch in f32 by {envelope:.2e}", worst(&own));
+    assert!(
+        worst(&own) <= 2.0 * envelope + 1e-5,
+        "ours leaves by {:.2e}, libtorch in f32 by {envelope:.2e}",
+        worst(&own)
+    );
 }

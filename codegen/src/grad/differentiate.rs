@@ -70,13 +70,7 @@ impl Backward<'_> {
     }
 
     /// Adds a node whose results are gradients of `targets`.
-    fn emit(
-        &mut self,
-        name: &str,
-        op: BackwardOp,
-        inputs: Vec<(Slot, ValueId)>,
-        targets: &[ValueId],
-    ) -> Vec<ValueId> {
+    fn emit(&mut self, name: &str, op: BackwardOp, inputs: Vec<(Slot, ValueId)>, targets: &[ValueId]) -> Vec<ValueId> {
         self.emit_op(name, Op::Backward(op), inputs, targets)
     }
 
@@ -299,7 +293,9 @@ impl Backward<'_> {
                 }
             }
             ElementwiseOp::BatchNorm { .. } => {
-                return Err(format!("{name} normalises by stored statistics, through which no gradient is implemented"));
+                return Err(format!(
+                    "{name} normalises by stored statistics, through which no gradient is implemented"
+                ));
             }
         }
         Ok(())

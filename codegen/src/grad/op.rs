@@ -143,11 +143,9 @@ impl BackwardOp {
             }
             BackwardOp::Parameter { len } => of(&[(Gradient, len), (Weight, len)], &[], &[]),
             BackwardOp::GemmInput(g) => of(&[(Gradient, g.rows * g.n), (Weight, g.n * g.k)], &[], &[g.rows * g.k]),
-            BackwardOp::GemmWeight(g) => of(
-                &[(X, g.rows * g.k), (Gradient, g.rows * g.n)],
-                &[(Weight, g.n * g.k), (Bias, g.n)],
-                &[],
-            ),
+            BackwardOp::GemmWeight(g) => {
+                of(&[(X, g.rows * g.k), (Gradient, g.rows * g.n)], &[(Weight, g.n * g.k), (Bias, g.n)], &[])
+            }
             BackwardOp::ConvInput(c) | BackwardOp::ConvWeight(c) => {
                 let x = c.batch * c.input[0] * c.input[1] * c.channels;
                 let (out, weight) = (c.rows() * c.out_channels, c.depth() * c.out_channels);
@@ -193,9 +191,7 @@ impl BackwardOp {
                 let weights = [(Weight, matrix), (Bias, q.squeeze), (Weight1, matrix), (Bias1, q.channels)];
                 of(&[&[(Sums, gates), (Gradient, gates)][..], &weights].concat(), &[], &[gates])
             }
-            BackwardOp::SumPool(p) => {
-                of(&[(Gradient, p.batch * p.channels)], &[], &[p.batch * p.pixels * p.channels])
-            }
+            BackwardOp::SumPool(p) => of(&[(Gradient, p.batch * p.channels)], &[], &[p.batch * p.pixels * p.channels]),
             BackwardOp::MaxPool(p) => {
                 let x = p.batch * p.input[0] * p.input[1] * p.channels;
                 let out = p.batch * side(p.input[0]) * side(p.input[1]) * p.channels;

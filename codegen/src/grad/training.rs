@@ -53,7 +53,9 @@ pub fn training(
     let &TrainingOptions { batch, height, width, .. } = options;
     let refused = |reason: String| CodegenError::Size { model: *model, batch, height, width, reason };
     if !height.is_multiple_of(4) || !width.is_multiple_of(4) {
-        return Err(refused("training needs sides that are multiples of 4, so that logits have the size of labels".into()));
+        return Err(refused(
+            "training needs sides that are multiples of 4, so that logits have the size of labels".into(),
+        ));
     }
     let mut graph = crate::models::build_to_train(model, batch, height, width)?;
     train_batch_norms(&mut graph, momentum(model.backbone), trained).map_err(refused)?;
@@ -90,7 +92,10 @@ fn train_batch_norms(graph: &mut Graph, momentum: f32, trained: &dyn Fn(&str) ->
         }
         let ElementwiseSpec { rows, channels, .. } = spec;
         if rows < 2 {
-            return Err(format!("{} would see one value per channel; take larger images or batches", graph.nodes[index].name));
+            return Err(format!(
+                "{} would see one value per channel; take larger images or batches",
+                graph.nodes[index].name
+            ));
         }
         let mut act = Act::Identity;
         let out = graph.nodes[index].outputs[0];
@@ -103,7 +108,8 @@ fn train_batch_norms(graph: &mut Graph, momentum: f32, trained: &dyn Fn(&str) ->
             removed[reader] = true;
         }
         let name = graph.nodes[index].name.clone();
-        let kept = ["mean", "scale"].map(|what| graph.add_intermediate(format!("{name}.{what}"), vec![channels], DType::F32));
+        let kept =
+            ["mean", "scale"].map(|what| graph.add_intermediate(format!("{name}.{what}"), vec![channels], DType::F32));
         let node = &mut graph.nodes[index];
         node.op = Op::BatchNorm(BatchNormSpec { rows, channels, eps, momentum, act });
         node.outputs = vec![result, kept[0], kept[1]];
@@ -163,7 +169,9 @@ fn drop_branches(graph: &mut Graph, backbone: Backbone, batch: usize) {
         let node = &graph.nodes[index];
         let block = block_of(backbone, &node.name).and_then(|block| blocks.get(block));
         let adds = matches!(node.op, Op::Elementwise(ElementwiseSpec { op: ElementwiseOp::Add { .. }, .. }));
-        if let (Some(&block), true, true, Some(branch)) = (block, adds, node.name.ends_with(".add"), node.input(Slot::X)) {
+        if let (Some(&block), true, true, Some(branch)) =
+            (block, adds, node.name.ends_with(".add"), node.input(Slot::X))
+        {
             // As torchvision computes it, in f64.
             let probability = (f64::from(rate) * block as f64 / last as f64) as f32;
             if probability > 0.0 {

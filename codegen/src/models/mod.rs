@@ -36,7 +36,12 @@ pub fn build(model: &ModelSpec, batch: usize, height: usize, width: usize) -> Re
 }
 
 /// The same as a graph to be trained: MLP fusion is folded already, into matrices that are recipes.
-pub(crate) fn build_to_train(model: &ModelSpec, batch: usize, height: usize, width: usize) -> Result<Graph, CodegenError> {
+pub(crate) fn build_to_train(
+    model: &ModelSpec,
+    batch: usize,
+    height: usize,
+    width: usize,
+) -> Result<Graph, CodegenError> {
     check_size(model, batch, height, width)?;
     let (mut b, input) = Builder::new(batch, height, width);
     let taps = taps(&mut b, model.backbone, input);

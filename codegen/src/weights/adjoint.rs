@@ -153,10 +153,8 @@ fn folded_projection(
             // Eight sums, so that the loop becomes vectors.
             let mut products = [0.0f64; 8];
             let whole = k / 8 * 8;
-            for ((d, values), sums) in d[..whole]
-                .chunks_exact(8)
-                .zip(values[..whole].chunks_exact(8))
-                .zip(sums[..whole].chunks_exact_mut(8))
+            for ((d, values), sums) in
+                d[..whole].chunks_exact(8).zip(values[..whole].chunks_exact(8)).zip(sums[..whole].chunks_exact_mut(8))
             {
                 for lane in 0..8 {
                     let d = f64::from(d[lane]);

@@ -55,7 +55,8 @@ pub fn batch_norm<T: Element>(ctx: &mut Context, spec: &BatchNormSpec, operands:
             for channel in 0..channels {
                 let old = (f64::from(running_mean[channel]), f64::from(running_variance[channel]));
                 running_mean[channel] = (momentum * momentum_mean[channel] + (1.0 - momentum) * old.0) as f32;
-                running_variance[channel] = (momentum * variance[channel] / (n - 1.0) + (1.0 - momentum) * old.1) as f32;
+                running_variance[channel] =
+                    (momentum * variance[channel] / (n - 1.0) + (1.0 - momentum) * old.1) as f32;
             }
         }
         for channel in 0..channels {

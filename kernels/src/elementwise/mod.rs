@@ -1,7 +1,7 @@
 //! Elementwise operators on their own: what un-fused plans need. `x` may be the output buffer.
 
-mod convert;
 pub mod backward;
+mod convert;
 pub mod cpu;
 mod spec;
 

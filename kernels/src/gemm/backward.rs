@@ -45,7 +45,13 @@ pub struct GemmWeightOperands<'a, T: Element> {
 ///
 /// # Panics
 /// If an operand's length is not what the sizes say.
-pub fn gemm_weight<T: Element>(ctx: &mut Context, rows: usize, n: usize, k: usize, operands: GemmWeightOperands<'_, T>) {
+pub fn gemm_weight<T: Element>(
+    ctx: &mut Context,
+    rows: usize,
+    n: usize,
+    k: usize,
+    operands: GemmWeightOperands<'_, T>,
+) {
     let GemmWeightOperands { x, d_out, d_weight, d_bias } = operands;
     assert_eq!(x.len(), rows * k, "x");
     weight_gradient(ctx, [rows, n, k], &InPlace { x, k }, d_out, d_weight, d_bias);
@@ -137,7 +143,8 @@ pub(crate) fn weight_gradient<T: Element>(
             };
             let bias = Disjoint::new(&mut *bias);
             let (gathered, packed) = (source.scratch_len(block), packed_len::<T>(k, block));
-            let scratch = scratch_bytes::<T>(gathered) + scratch_bytes::<T>(packed) + scratch_bytes::<T>(columns * block);
+            let scratch =
+                scratch_bytes::<T>(gathered) + scratch_bytes::<T>(packed) + scratch_bytes::<T>(columns * block);
             ctx.parallel(parts * column_tasks, scratch, |task, mut scratch| {
                 let (index, first) = (task / column_tasks, task % column_tasks * columns);
                 let width = columns.min(n - first);
@@ -148,7 +155,10 @@ pub(crate) fn weight_gradient<T: Element>(
                 if with_bias {
                     // SAFETY: each task has its own part and columns.
                     let sums = unsafe { bias.slice(index * n + first, width) };
-                    dispatch(isa, ColumnSums { x: &d_out[range.start * n + first..], stride: n, rows: range.len(), sums });
+                    dispatch(
+                        isa,
+                        ColumnSums { x: &d_out[range.start * n + first..], stride: n, rows: range.len(), sums },
+                    );
                 }
                 if !with_weight {
                     return;
@@ -175,14 +185,7 @@ pub(crate) fn weight_gradient<T: Element>(
 }
 
 /// `to[j, i] = from[i, j]`: `rows` rows of `columns`, `stride` apart, to rows `to_stride` apart.
-fn turn<T: Element>(
-    isa: Isa,
-    [rows, columns]: [usize; 2],
-    from: &[T],
-    stride: usize,
-    to: &mut [T],
-    to_stride: usize,
-) {
+fn turn<T: Element>(isa: Isa, [rows, columns]: [usize; 2], from: &[T], stride: usize, to: &mut [T], to_stride: usize) {
     assert!(rows == 0 || (rows - 1) * stride + columns <= from.len());
     assert!(rows <= to_stride && columns * to_stride <= to.len());
     dispatch(isa, Turn { rows, columns, from, stride, to, to_stride });

@@ -16,8 +16,8 @@ use segface_kernels::elementwise::ElementwiseOp;
 use segface_kernels::epilogue::{EpilogueOperands, Residual};
 use segface_kernels::gemm::backward::GemmWeightOperands;
 use segface_kernels::gemm::{GemmOperands, GemmSpec, Prologue, PrologueOperands};
-use segface_kernels::layer_norm::backward::{LayerNormBackwardOperands, LayerNormParameters};
 use segface_kernels::image::FaceWarp;
+use segface_kernels::layer_norm::backward::{LayerNormBackwardOperands, LayerNormParameters};
 use segface_kernels::loss::{LabelError, Loss, LossOperands, LossSpec};
 use segface_kernels::mask_head::backward::MaskProductBackwardOperands;
 use segface_kernels::squeeze_excite::backward::SqueezeExciteBackwardOperands;
@@ -180,8 +180,7 @@ fn backward(call: &Call<'_, '_>, context: &mut Context, sums: &mut Sums<'_>, op:
             sums.finish([weight, bias]);
         }
         BackwardOp::BatchNorm(spec) => {
-            let mut targets =
-                sums.targets(node, [(Slot::NormWeight, spec.channels), (Slot::NormBias, spec.channels)]);
+            let mut targets = sums.targets(node, [(Slot::NormWeight, spec.channels), (Slot::NormBias, spec.channels)]);
             let [weight, bias] = &mut targets;
             let operands = BatchNormBackwardOperands::<f32> {
                 x: call.operand(Slot::X),
@@ -219,8 +218,7 @@ fn backward(call: &Call<'_, '_>, context: &mut Context, sums: &mut Sums<'_>, op:
             k::elementwise::backward::factor_backward(context, sizes, x, d_out(), first());
         }
         BackwardOp::LayerNorm(spec) => {
-            let mut targets =
-                sums.targets(node, [(Slot::NormWeight, spec.channels), (Slot::NormBias, spec.channels)]);
+            let mut targets = sums.targets(node, [(Slot::NormWeight, spec.channels), (Slot::NormBias, spec.channels)]);
             let [weight, bias] = &mut targets;
             let parameters = weight.slice().zip(bias.slice());
             let operands = LayerNormBackwardOperands::<f32> {

@@ -76,8 +76,7 @@ impl OurEngine {
         let value = found.ok_or(EngineError::NoSuchOutput { output })?.1;
         let base = self.arena.base();
         let (constants, _) = self.store.split(None);
-        let memory =
-            Memory { graph: &self.training.graph, places: &self.training.memory, constants: &constants, base };
+        let memory = Memory { graph: &self.training.graph, places: &self.training.memory, constants: &constants, base };
         // SAFETY: no kernel runs, and the result is copied before `&mut self` ends.
         let data = unsafe { memory.slice::<f32>(value) }.to_vec();
         Ok((self.training.graph.values[value.0].shape.clone(), data))
