@@ -279,11 +279,6 @@ fn stop_when_told() {}
 pub(crate) fn run(args: TrainArgs) -> Result<(), Error> {
     let variables = Variables::read()?;
     let model = args.network()?;
-    if model.variant == Variant::Lapa {
-        let reason =
-            "lapa cannot be trained yet: its logits are un-warped before the loss, and that has no backward pass";
-        return Err(TrainError::Options(reason.into()).into());
-    }
     let data = match (&args.data, variables.folder("DATA_PATH")) {
         (Some(data), _) => data.clone(),
         (None, Some(all)) => folder_in(&all, args.dataset),

@@ -5,8 +5,9 @@ use segface::train::ours::OurEngine;
 use segface::train::{Draws, Engine, Layout, Loss, Role};
 use segface::weights::{Weights, seeded_values};
 use segface_codegen::grad::TrainingOptions;
-use segface_codegen::{Backbone, ModelSpec};
-use segface_kernels::Isa;
+use segface_codegen::{Backbone, ModelSpec, Variant};
+use segface_kernels::image::FaceWarp;
+use segface_kernels::{Context, Isa};
 use segface_kernels::stochastic_depth::{Draw, StochasticDepthSpec};
 use segface_reference::Model;
 use std::collections::BTreeMap;
@@ -44,14 +45,29 @@ impl Problem {
             .collect()
     }
 
+    /// Eyes, nose and corners of the mouth, somewhat off their standard places.
+    fn points(&self) -> Vec<[[f32; 2]; 5]> {
+        let standard = [[0.35f32, 0.4], [0.65, 0.42], [0.5, 0.55], [0.4, 0.7], [0.62, 0.72]];
+        let noise = seeded_values("points", self.batch * 10);
+        let side = self.side as f32;
+        let point = |image: usize, i: usize| {
+            [0, 1].map(|axis| side * (standard[i][axis] + 0.03 * noise[(image * 5 + i) * 2 + axis]))
+        };
+        (0..self.batch).map(|image| [0, 1, 2, 3, 4].map(|i| point(image, i))).collect()
+    }
+
     pub(crate) fn batch(&self) -> Batch {
-        Batch {
-            images: self.images(),
-            labels: self.labels(),
-            indices: (0..self.batch).collect(),
-            points: vec![[[0.0; 2]; 5]; self.batch],
-            warps: Vec::new(),
+        let (mut images, points, mut warps) = (self.images(), self.points(), Vec::new());
+        if self.spec.variant.warps() {
+            let mut context = Context::new(1, Isa::best());
+            let size = (self.side, self.side);
+            for (image, points) in images.chunks_exact_mut(self.side * self.side * 3).zip(&points) {
+                let warp = FaceWarp::fit(points, size, size).expect("points that define a similarity");
+                warp.warp(&mut context, &image.to_vec(), 3, image);
+                warps.push(warp);
+            }
         }
+        Batch { images, labels: self.labels(), indices: (0..self.batch).collect(), points, warps }
     }
 
     pub(crate) fn engine(&self, weights: &Weights, threads: usize) -> OurEngine {
@@ -78,21 +94,42 @@ impl Problem {
         }
     }
 
-    /// libtorch's loss of a model in training mode, and its parts.
+    /// What libtorch's model is: LaPa's without its warp is Helen's.
+    fn unwarped(&self) -> ModelSpec {
+        let variant = if self.spec.variant.warps() { Variant::Helen } else { self.spec.variant };
+        ModelSpec { variant, ..self.spec }
+    }
+
+    /// libtorch's model in training mode.
+    pub(crate) fn model<'a>(
+        &self,
+        weights: &'a Weights,
+        kind: Kind,
+        factor: &'a dyn Fn(u32, f32, usize) -> f32,
+    ) -> Model<'a> {
+        // Libtorch's threads wait for one another by spinning, which on a busy machine takes ages.
+        tch::set_num_threads(1);
+        let momentum = if self.spec.backbone == Backbone::MobileNet { 0.01 } else { 0.1 };
+        Model::training(self.unwarped(), weights, kind, momentum, factor)
+    }
+
+    /// libtorch's loss of a model in training mode, and its parts. Both engines see the same warped images: on noise, what rounding the warp's
+    /// ill-conditioned grid costs would hide everything else. Logits go back through libtorch's own un-warp.
     pub(crate) fn reference_loss(&self, model: &Model, kind: Kind) -> (Tensor, [f64; 2]) {
         let side = self.side as i64;
-        let images = Tensor::from_slice(&self.images()).view([-1, side, side, 3]).permute([0, 3, 1, 2]).contiguous();
+        let images = self.batch().images;
+        let images = Tensor::from_slice(&images).view([-1, side, side, 3]).permute([0, 3, 1, 2]).contiguous();
         let labels = Tensor::from_slice(&self.labels()).view([-1, side, side]);
-        let outputs = model.forward(&images.to_kind(kind), None).expect("the reference runs");
-        let (cross_entropy, dice) = segface_reference::loss::loss(&outputs.logits, &labels);
+        let points: Vec<f32> = self.points().into_iter().flatten().flatten().collect();
+        let points = Tensor::from_slice(&points).view([-1, 5, 2]);
+        let mut logits = model.forward(&images.to_kind(kind), None).expect("the reference runs").logits;
+        if self.spec.variant.warps() {
+            logits = segface_reference::image::unwarp(&logits, &points, side, side);
+        }
+        let (cross_entropy, dice) = segface_reference::loss::loss(&logits, &labels);
         let parts = [cross_entropy.double_value(&[]), dice.double_value(&[])];
         ((cross_entropy + dice) * 0.5, parts)
     }
-}
-
-/// torchvision's momentum.
-pub(crate) fn momentum(backbone: Backbone) -> f64 {
-    if backbone == Backbone::MobileNet { 0.01 } else { 0.1 }
 }
 
 /// Copies weights into an engine's flat arrays.
@@ -117,7 +154,7 @@ pub(crate) fn ours(engine: &mut OurEngine, problem: &Problem) -> (Loss, BTreeMap
 /// The same by libtorch in `kind`, with running statistics as they are afterwards.
 pub(crate) fn reference(weights: &Weights, problem: &Problem, kind: Kind) -> ([f64; 2], BTreeMap<String, Tensor>) {
     let factor = problem.factor(DRAWS);
-    let model = Model::training(problem.spec, weights, kind, momentum(problem.spec.backbone), &factor);
+    let model = problem.model(weights, kind, &factor);
     let (loss, parts) = problem.reference_loss(&model, kind);
     loss.backward();
     let tensors = model.tensors().into_iter().map(|(name, tensor)| {

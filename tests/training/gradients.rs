@@ -19,16 +19,14 @@ struct Table {
     tensors: usize,
 }
 
-fn table(backbone: Backbone, batch: usize) -> Table {
-    let spec = ModelSpec { backbone, variant: Variant::Celeb };
+fn table(spec: ModelSpec, batch: usize) -> Table {
     let problem = Problem { spec, batch, side: 64, stochastic_depth: true, number: 0 };
     let weights = seeded(spec);
     let mut engine = problem.engine(&weights, 2);
     let (loss, gradients) = ours(&mut engine, &problem);
     let (truth_loss, truth) = reference(&weights, &problem, Kind::Double);
     let (peer_loss, peer) = reference(&weights, &problem, Kind::Float);
-    for (own, truth, peer) in
-        [(loss.cross_entropy, truth_loss[0], peer_loss[0]), (loss.dice, truth_loss[1], peer_loss[1])]
+    for (own, truth, peer) in [(loss.cross_entropy, truth_loss[0], peer_loss[0]), (loss.dice, truth_loss[1], peer_loss[1])]
     {
         let allowed = FACTOR * (peer - truth).abs() + 1e-6 * truth.abs();
         assert!((own - truth).abs() <= allowed, "{spec}: loss {own}, truth {truth}, libtorch {peer}");
@@ -65,22 +63,28 @@ fn table(backbone: Backbone, batch: usize) -> Table {
 }
 
 fn check(backbone: Backbone, batch: usize) {
-    let Table { whole: [own, peer], worse, tensors } = table(backbone, batch);
-    println!(
-        "{backbone}: relative L2 of all gradients {own:.2e}, libtorch f32 {peer:.2e}; {} of {tensors} tensors worse",
-        worse.len()
-    );
+    check_variant(ModelSpec { backbone, variant: Variant::Celeb }, batch);
+}
+
+fn check_variant(spec: ModelSpec, batch: usize) {
+    let Table { whole: [own, peer], worse, tensors } = table(spec, batch);
+    println!("{spec}: relative L2 of all gradients {own:.2e}, libtorch f32 {peer:.2e}; {} of {tensors} tensors worse", worse.len());
     for line in worse.iter().take(12) {
         println!("  {line}");
     }
-    assert!(own <= FACTOR * peer + 1e-6, "{backbone}: {own:.2e}, libtorch {peer:.2e}");
+    assert!(own <= FACTOR * peer + 1e-6, "{spec}: {own:.2e}, libtorch {peer:.2e}");
     // Tensors whose true gradient is (nearly) nothing have errors of any size in both.
-    assert!(worse.len() * 20 <= tensors, "{backbone}: {} of {tensors} tensors", worse.len());
+    assert!(worse.len() * 20 <= tensors, "{spec}: {} of {tensors} tensors", worse.len());
 }
 
 #[test]
 fn gradients_of_mobilenet_are_within_twice_libtorchs_f32_error() {
     check(Backbone::MobileNet, 2);
+}
+
+#[test]
+fn gradients_go_back_through_lapas_warp() {
+    check_variant(ModelSpec { backbone: Backbone::MobileNet, variant: Variant::Lapa }, 2);
 }
 
 #[test]

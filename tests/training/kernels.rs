@@ -22,7 +22,8 @@ use segface_tests::operand::{Values, unit_values, widen};
 use segface_tests::problems::random_problems;
 use tch::Tensor;
 
-const ACTS: [Act; 7] = [Act::Identity, Act::Relu, Act::Gelu, Act::Silu, Act::HardSwish, Act::HardSigmoid, Act::Sigmoid];
+const ACTS: [Act; 7] =
+    [Act::Identity, Act::Relu, Act::Gelu, Act::Silu, Act::HardSwish, Act::HardSigmoid, Act::Sigmoid];
 
 /// [N, H, W, C] as libtorch's convolutions take it.
 fn nchw(x: &Tensor) -> Tensor {
@@ -55,8 +56,12 @@ fn check_product<T: Element>(problem: &Product) -> Result<(), Failure> {
     function.judge::<T>("gemm_weight", floor, |context| {
         let (mut d_weight, mut d_bias) = (vec![0.0; n * k], vec![0.0; n]);
         let (x, d_out) = (x.elements::<T>(), d_out.elements::<T>());
-        let operands =
-            GemmWeightOperands { x: &x, d_out: &d_out, d_weight: Some(&mut d_weight), d_bias: Some(&mut d_bias) };
+        let operands = GemmWeightOperands {
+            x: &x,
+            d_out: &d_out,
+            d_weight: Some(&mut d_weight),
+            d_bias: Some(&mut d_bias),
+        };
         gemm_weight(context, rows, n, k, operands);
         vec![d_weight, d_bias]
     })
@@ -83,8 +88,7 @@ struct Conv {
 }
 
 fn conv_problem() -> impl Strategy<Value = Conv> {
-    let kernel =
-        prop::sample::select(vec![(1, 1, 0), (1, 2, 0), (2, 2, 0), (3, 1, 1), (3, 2, 1), (4, 4, 0), (7, 2, 3)]);
+    let kernel = prop::sample::select(vec![(1, 1, 0), (1, 2, 0), (2, 2, 0), (3, 1, 1), (3, 2, 1), (4, 4, 0), (7, 2, 3)]);
     (1..=2usize, 4..=19usize, 4..=19usize, 1..=20usize, 1..=40usize, kernel, unit_values()).prop_map(
         |(batch, height, width, channels, out_channels, (kernel, stride, padding), values)| {
             let input = [height.max(kernel), width.max(kernel)];
@@ -108,32 +112,22 @@ fn check_conv<T: Element>(problem: &Conv) -> Result<(), Failure> {
         cotangent: &d_out,
         forward: |inputs: &[Tensor]| {
             let (stride, padding) = (stride as i64, padding as i64);
-            nhwc(&segface_reference::conv::conv(
-                &nchw(&inputs[0]),
-                &nchw(&inputs[1]),
-                Some(&inputs[2]),
-                stride,
-                padding,
-            ))
+            nhwc(&segface_reference::conv::conv(&nchw(&inputs[0]), &nchw(&inputs[1]), Some(&inputs[2]), stride, padding))
         },
     };
     let terms = |input: &str| if input == "x" { kernel * kernel * out_channels } else { spec.rows() };
-    function.judge::<T>(
-        "conv",
-        |input| Floor::of_sum(T::DTYPE, terms(input)),
-        |context| {
-            let (x, d_out) = (x.elements::<T>(), d_out.elements::<T>());
-            let mut d_x = unset::<T>(x.len());
-            let (mut d_weight, mut d_bias) = (vec![0.0; weight.f32().len()], vec![0.0; out_channels]);
-            let operands =
-                ConvInputOperands { d_out: &d_out, weight: weight.f32(), d_x: Gradient::overwrite(&mut d_x) };
-            conv_input(context, spec, operands);
-            let operands =
-                ConvWeightOperands { x: &x, d_out: &d_out, d_weight: Some(&mut d_weight), d_bias: Some(&mut d_bias) };
-            conv_weight(context, spec, operands);
-            vec![widen(&d_x), d_weight, d_bias]
-        },
-    )
+    function.judge::<T>("conv", |input| Floor::of_sum(T::DTYPE, terms(input)), |context| {
+        let (x, d_out) = (x.elements::<T>(), d_out.elements::<T>());
+        let mut d_x = unset::<T>(x.len());
+        let (mut d_weight, mut d_bias) = (vec![0.0; weight.f32().len()], vec![0.0; out_channels]);
+        let operands =
+            ConvInputOperands { d_out: &d_out, weight: weight.f32(), d_x: Gradient::overwrite(&mut d_x) };
+        conv_input(context, spec, operands);
+        let operands =
+            ConvWeightOperands { x: &x, d_out: &d_out, d_weight: Some(&mut d_weight), d_bias: Some(&mut d_bias) };
+        conv_weight(context, spec, operands);
+        vec![widen(&d_x), d_weight, d_bias]
+    })
 }
 
 #[test]
@@ -167,22 +161,22 @@ fn check_depthwise<T: Element>(problem: &Depthwise) -> Result<(), Failure> {
         },
     };
     let terms = |input: &str| if input == "x" { kernel * kernel } else { batch * oh * ow };
-    function.judge::<T>(
-        "depthwise",
-        |input| Floor::of_sum(T::DTYPE, terms(input)),
-        |context| {
-            let (x, d_out) = (x.elements::<T>(), d_out.elements::<T>());
-            let mut d_x = unset::<T>(x.len());
-            let (mut d_weight, mut d_bias) = (vec![0.0; weight.f32().len()], vec![0.0; channels]);
-            let operands =
-                DepthwiseInputOperands { d_out: &d_out, weight: weight.f32(), d_x: Gradient::overwrite(&mut d_x) };
-            depthwise_input(context, spec, operands);
-            let operands =
-                DepthwiseWeightOperands { x: &x, d_out: &d_out, d_weight: &mut d_weight, d_bias: Some(&mut d_bias) };
-            depthwise_weight(context, spec, operands);
-            vec![widen(&d_x), d_weight, d_bias]
-        },
-    )
+    function.judge::<T>("depthwise", |input| Floor::of_sum(T::DTYPE, terms(input)), |context| {
+        let (x, d_out) = (x.elements::<T>(), d_out.elements::<T>());
+        let mut d_x = unset::<T>(x.len());
+        let (mut d_weight, mut d_bias) = (vec![0.0; weight.f32().len()], vec![0.0; channels]);
+        let operands =
+            DepthwiseInputOperands { d_out: &d_out, weight: weight.f32(), d_x: Gradient::overwrite(&mut d_x) };
+        depthwise_input(context, spec, operands);
+        let operands = DepthwiseWeightOperands {
+            x: &x,
+            d_out: &d_out,
+            d_weight: &mut d_weight,
+            d_bias: Some(&mut d_bias),
+        };
+        depthwise_weight(context, spec, operands);
+        vec![widen(&d_x), d_weight, d_bias]
+    })
 }
 
 #[test]
@@ -317,7 +311,8 @@ fn factors_and_repeated_operands() {
 fn gates_of_squeeze_excite() {
     let problem = (1..=4usize, 1..=64usize, 1..=24usize, unit_values());
     random_problems("squeeze_excite backward", 16, problem, |&(batch, channels, squeeze, ref values)| {
-        let spec = SqueezeExciteSpec { batch, pixels: 9, channels, squeeze, act: Act::Silu, gate_act: Act::Sigmoid };
+        let spec =
+            SqueezeExciteSpec { batch, pixels: 9, channels, squeeze, act: Act::Silu, gate_act: Act::Sigmoid };
         let sums = values.input::<f32>("sums", &[batch, channels]);
         let weight = values.weight::<f32>("weight", &[squeeze, channels], 0.5);
         let bias = values.weight::<f32>("bias", &[squeeze], 0.5);
@@ -335,8 +330,7 @@ fn gates_of_squeeze_excite() {
         let floor = |_: &str| Floor::of_sum(segface_kernels::DType::F32, channels);
         function.judge::<f32>("squeeze_excite", floor, |context: &mut Context| {
             let mut d_sums = unset::<f32>(batch * channels);
-            let mut d =
-                [vec![0.0; squeeze * channels], vec![0.0; squeeze], vec![0.0; squeeze * channels], vec![0.0; channels]];
+            let mut d = [vec![0.0; squeeze * channels], vec![0.0; squeeze], vec![0.0; squeeze * channels], vec![0.0; channels]];
             let [d_weight, d_bias, d_weight1, d_bias1] = &mut d;
             let operands = SqueezeExciteBackwardOperands {
                 sums: sums.f32(),

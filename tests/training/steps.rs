@@ -1,12 +1,11 @@
 //! Runs of some steps: the same weights, batches and optimizer in our engine and in libtorch.
 
-use crate::common::{DRAWS, Problem, momentum};
+use crate::common::{DRAWS, Problem};
 use segface::train::{Draws, Engine};
 use segface::weights::{Weights, seeded};
 use segface_codegen::{Backbone, ModelSpec, Variant};
 use segface_kernels::adamw::{AdamWOperands, AdamWSpec};
 use segface_kernels::{Context, Isa};
-use segface_reference::Model;
 use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
 
@@ -14,7 +13,14 @@ const STEPS: u64 = 20;
 
 /// The published recipe's optimizer.
 fn recipe(step: u64) -> AdamWSpec {
-    AdamWSpec { learning_rate: 1e-4, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 1e-5, step, gradient_scale: 1.0 }
+    AdamWSpec {
+        learning_rate: 1e-4,
+        betas: [0.9, 0.999],
+        eps: 1e-8,
+        weight_decay: 1e-5,
+        step,
+        gradient_scale: 1.0,
+    }
 }
 
 fn problem(number: usize) -> Problem {
@@ -56,8 +62,7 @@ fn ours(weights: &Weights) -> Vec<f64> {
 fn reference(weights: &Weights, kind: Kind) -> Vec<f64> {
     let mut losses = Vec::new();
     let factor = problem(0).factor(DRAWS);
-    let spec = problem(0).spec;
-    let model = Model::training(spec, weights, kind, momentum(spec.backbone), &factor);
+    let model = problem(0).model(weights, kind, &factor);
     let mut moments: BTreeMap<String, [Tensor; 2]> = BTreeMap::new();
     for step in 0..STEPS {
         let (loss, [cross_entropy, dice]) = problem(step as usize).reference_loss(&model, kind);
@@ -96,9 +101,5 @@ fn losses_of_twenty_steps_follow_libtorchs_within_the_envelope_of_f32() {
     }
     let worst = |errors: &[f64]| errors.iter().zip(&truth).map(|(e, t)| (e - t).abs()).fold(0.0f64, f64::max);
     assert!(truth[STEPS as usize - 1] < truth[0], "the run learns nothing: {truth:?}");
-    assert!(
-        worst(&own) <= 2.0 * envelope + 1e-5,
-        "ours leaves by {:.2e}, libtorch in f32 by {envelope:.2e}",
-        worst(&own)
-    );
+    assert!(worst(&own) <= 2.0 * envelope + 1e-5, "ours leaves by {:.2e}, libtorch in f32 by {envelope:.2e}", worst(&own));
 }

@@ -17,7 +17,8 @@ use segface_kernels::epilogue::{EpilogueOperands, Residual};
 use segface_kernels::gemm::backward::GemmWeightOperands;
 use segface_kernels::gemm::{GemmOperands, GemmSpec, Prologue, PrologueOperands};
 use segface_kernels::layer_norm::backward::{LayerNormBackwardOperands, LayerNormParameters};
-use segface_kernels::loss::{Loss, LossOperands};
+use segface_kernels::image::FaceWarp;
+use segface_kernels::loss::{LabelError, Loss, LossOperands, LossSpec};
 use segface_kernels::mask_head::backward::MaskProductBackwardOperands;
 use segface_kernels::squeeze_excite::backward::SqueezeExciteBackwardOperands;
 use segface_kernels::stochastic_depth::Draw;
@@ -28,6 +29,10 @@ use segface_kernels::{Context, Epilogue, Gradient};
 pub(super) struct Step<'a> {
     pub(super) draw: Draw,
     pub(super) labels: &'a [u8],
+    /// One per image where images are warped.
+    pub(super) warps: &'a [FaceWarp],
+    /// Width and height of the network's frame.
+    pub(super) size: (usize, usize),
     /// Factor on all gradients.
     pub(super) scale: f32,
     pub(super) loss: Option<Loss>,
@@ -60,19 +65,39 @@ pub(super) fn run(
             k::stochastic_depth::cpu::stochastic_depth::<f32>(context, spec, step.draw, call.operand(Slot::X), out);
         }
         Op::Backward(BackwardOp::Loss(spec)) => {
-            let operands = LossOperands {
-                logits: call.operand(Slot::X),
-                labels: step.labels,
-                scale: step.scale,
-                d_logits: Some(call.output(0)),
-            };
-            let loss = k::loss::cpu::loss(context, spec, operands);
+            let loss = loss(context, spec, step, call.operand(Slot::X), call.output(0));
             step.loss = Some(loss.map_err(|error| EngineError::Labels { reason: error.to_string() })?);
         }
         Op::Backward(op) => backward(call, context, sums, op),
         _ => call.run::<f32>(context),
     }
     Ok(())
+}
+
+/// The loss and its gradient. Where images were warped, logits go back into the image's frame first, and the gradient the other way.
+fn loss(
+    context: &mut Context,
+    spec: &LossSpec,
+    step: &Step<'_>,
+    logits: &[f32],
+    d_logits: &mut [f32],
+) -> Result<Loss, LabelError> {
+    let operands = |logits, d_logits| LossOperands { logits, labels: step.labels, scale: step.scale, d_logits };
+    if step.warps.is_empty() {
+        return k::loss::cpu::loss(context, spec, operands(logits, Some(d_logits)));
+    }
+    let len = spec.pixels * spec.classes;
+    let (mut image, mut d_image) = (vec![0.0; logits.len()], vec![0.0; logits.len()]);
+    for ((warp, logits), image) in step.warps.iter().zip(logits.chunks_exact(len)).zip(image.chunks_exact_mut(len)) {
+        warp.unwarp(context, logits, step.size, spec.classes, image);
+    }
+    let loss = k::loss::cpu::loss(context, spec, operands(&image, Some(&mut d_image)))?;
+    for ((warp, d_image), d_logits) in
+        step.warps.iter().zip(d_image.chunks_exact(len)).zip(d_logits.chunks_exact_mut(len))
+    {
+        warp.unwarp_backward(context, d_image, step.size, spec.classes, Gradient::overwrite(d_logits));
+    }
+    Ok(loss)
 }
 
 /// Gradients of one forward operator.
@@ -155,7 +180,8 @@ fn backward(call: &Call<'_, '_>, context: &mut Context, sums: &mut Sums<'_>, op:
             sums.finish([weight, bias]);
         }
         BackwardOp::BatchNorm(spec) => {
-            let mut targets = sums.targets(node, [(Slot::NormWeight, spec.channels), (Slot::NormBias, spec.channels)]);
+            let mut targets =
+                sums.targets(node, [(Slot::NormWeight, spec.channels), (Slot::NormBias, spec.channels)]);
             let [weight, bias] = &mut targets;
             let operands = BatchNormBackwardOperands::<f32> {
                 x: call.operand(Slot::X),
@@ -193,7 +219,8 @@ fn backward(call: &Call<'_, '_>, context: &mut Context, sums: &mut Sums<'_>, op:
             k::elementwise::backward::factor_backward(context, sizes, x, d_out(), first());
         }
         BackwardOp::LayerNorm(spec) => {
-            let mut targets = sums.targets(node, [(Slot::NormWeight, spec.channels), (Slot::NormBias, spec.channels)]);
+            let mut targets =
+                sums.targets(node, [(Slot::NormWeight, spec.channels), (Slot::NormBias, spec.channels)]);
             let [weight, bias] = &mut targets;
             let parameters = weight.slice().zip(bias.slice());
             let operands = LayerNormBackwardOperands::<f32> {

@@ -76,7 +76,8 @@ impl OurEngine {
         let value = found.ok_or(EngineError::NoSuchOutput { output })?.1;
         let base = self.arena.base();
         let (constants, _) = self.store.split(None);
-        let memory = Memory { graph: &self.training.graph, places: &self.training.memory, constants: &constants, base };
+        let memory =
+            Memory { graph: &self.training.graph, places: &self.training.memory, constants: &constants, base };
         // SAFETY: no kernel runs, and the result is copied before `&mut self` ends.
         let data = unsafe { memory.slice::<f32>(value) }.to_vec();
         Ok((self.training.graph.values[value.0].shape.clone(), data))
@@ -103,10 +104,16 @@ impl OurEngine {
             let reason = format!("{} labels for {pixels} pixels", batch.labels.len());
             return Err(EngineError::Broken { reason }.into());
         }
+        let warps = if self.training.model.variant.warps() { value.shape[0] } else { 0 };
+        if batch.warps.len() != warps {
+            let reason = format!("{} warps, expected {warps}", batch.warps.len());
+            return Err(EngineError::Broken { reason }.into());
+        }
         self.store.refresh(&self.training.graph);
         let base = self.arena.base();
         let draw = Draw { seed: draws.seed, step: draws.step, micro_batch: draws.micro_batch };
-        let mut step = Step { draw, labels: &batch.labels, scale, loss: None };
+        let size = (value.shape[2], value.shape[1]);
+        let mut step = Step { draw, labels: &batch.labels, warps: &batch.warps, size, scale, loss: None };
         {
             let (constants, _) = self.store.split(None);
             let memory =

@@ -127,9 +127,7 @@ impl Store {
             }
             self.numbers[index] = Some(recipe.evaluate(&flat.tensors(places)));
         }
-        debug_assert!(
-            self.made.iter().zip(&graph.values).all(|(m, v)| m.is_some() == matches!(v.source, Source::Weight(_)))
-        );
+        debug_assert!(self.made.iter().zip(&graph.values).all(|(m, v)| m.is_some() == matches!(v.source, Source::Weight(_))));
         if self.stale[0] {
             // Emptied, not dropped: their memory is used again.
             for matrix in self.packed.values_mut() {
@@ -268,9 +266,7 @@ impl<'a> Sums<'a> {
         }
         match (&recipe.make, &places[..]) {
             // SAFETY: tensors do not overlap, and a node's operands are different tensors.
-            (Make::Plain, [place]) => {
-                Target::Flat(unsafe { self.gradients.slice(place.range.start, place.range.len()) })
-            }
+            (Make::Plain, [place]) => Target::Flat(unsafe { self.gradients.slice(place.range.start, place.range.len()) }),
             _ => Target::Made(value, vec![0.0; len]),
         }
     }
