@@ -17,6 +17,7 @@ struct Cli {
 enum Command {
     Parse(commands::parse::ParseArgs),
     Eval(commands::eval::EvalArgs),
+    Train(Box<commands::train::TrainArgs>),
     Data(commands::data::DataArgs),
     Logits(commands::logits::LogitsArgs),
     Compile(commands::compile::CompileArgs),
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Parse(args) => commands::parse::run(args),
         Command::Eval(args) => commands::eval::run(args),
+        Command::Train(args) => commands::train::run(*args),
         Command::Data(args) => commands::data::run(args),
         Command::Logits(args) => commands::logits::run(args),
         Command::Compile(args) => commands::compile::run(args),

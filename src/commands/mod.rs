@@ -12,6 +12,7 @@ pub(crate) mod logits;
 mod model;
 pub(crate) mod parse;
 pub(crate) mod profile;
+pub(crate) mod train;
 pub(crate) mod tune;
 
 use segface::Error;

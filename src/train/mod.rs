@@ -36,6 +36,8 @@ pub use curves::{png as curves_png, svg as curves_svg};
 pub use engine::{Draws, Engine, Loss, Ready};
 pub use error::TrainError;
 pub use export::{export, weights};
+#[cfg(unix)]
+pub use group::connect_mpi;
 pub use group::{Chain, Group, Link, Place, connect};
 pub use initial::{Arrays, initial};
 pub use layout::{ALIGNMENT, Entry, Layout, Role};

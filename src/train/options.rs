@@ -115,4 +115,6 @@ pub struct RunOptions {
     pub workers: usize,
     /// Whether to show a progress bar.
     pub progress: bool,
+    /// Images per second if nothing but the processors' arithmetic took time, of which the bar shows the share that is reached.
+    pub most_images_per_second: Option<f64>,
 }

@@ -11,6 +11,8 @@ pub(super) struct Progress {
     shown: bool,
     epochs: u64,
     images_per_step: f64,
+    /// What the arithmetic peak allows.
+    most: Option<f64>,
     /// The last steps' rate, and when it was measured at which step.
     rate: f64,
     mark: (Instant, u64),
@@ -18,7 +20,7 @@ pub(super) struct Progress {
 
 impl Progress {
     /// A bar at `step`; none where standard error is no terminal, or nothing is to be shown.
-    pub(super) fn new(recipe: &Recipe, step: u64, shown: bool) -> Self {
+    pub(super) fn new(recipe: &Recipe, step: u64, shown: bool, most: Option<f64>) -> Self {
         let template = "{bar:30} {msg}, {pos}/{len} steps, {eta} left";
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = ProgressBar::with_draw_target(
@@ -33,6 +35,7 @@ impl Progress {
             shown,
             epochs: recipe.epochs,
             images_per_step: (recipe.replicas * recipe.batch) as f64,
+            most,
             rate: 0.0,
             mark: (Instant::now(), step),
         }
@@ -45,7 +48,9 @@ impl Progress {
             self.rate = (step - self.mark.1) as f64 * self.images_per_step / since.as_secs_f64();
             self.mark = (Instant::now(), step);
         }
-        self.bar.set_message(format!("epoch {}/{}, loss {loss:.4}, {:.1} images/s", epoch + 1, self.epochs, self.rate));
+        let share = self.most.map(|most| format!(" ({:.0} % of peak)", 100.0 * self.rate / most));
+        let (epoch, epochs, share) = (epoch + 1, self.epochs, share.unwrap_or_default());
+        self.bar.set_message(format!("epoch {epoch}/{epochs}, loss {loss:.4}, {:.1} images/s{share}", self.rate));
         self.bar.set_position(step);
     }
 

@@ -8,6 +8,7 @@ mod finished;
 #[path = "../data/synthetic.rs"]
 mod synthetic;
 
+mod command;
 mod files;
 mod pixels;
 mod process;

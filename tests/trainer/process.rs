@@ -2,7 +2,7 @@
 
 use crate::pixels::{MODEL, Pixels};
 use crate::synthetic;
-use segface::train::{Decay, Place, Recipe, RunOptions, Schedule, Start, Summary, connect, train};
+use segface::train::{Decay, Place, Recipe, RunOptions, Schedule, Start, Summary, connect, connect_mpi, train};
 use segface::{Error, ModelSpec};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -28,6 +28,8 @@ pub(crate) struct Asked {
     pub(crate) dies_at: Option<u64>,
     /// Step whose first gradient is no number.
     pub(crate) poisoned_at: Option<u64>,
+    /// Whether processes find each other by MPI.
+    pub(crate) mpi: bool,
     /// Bytes beyond which the system refuses to make a file longer.
     pub(crate) longest_file: Option<u64>,
 }
@@ -48,6 +50,7 @@ impl Asked {
             stop_after: None,
             dies_at: None,
             poisoned_at: None,
+            mpi: false,
             longest_file: None,
         }
     }
@@ -85,6 +88,7 @@ impl Asked {
             threads: 1,
             workers: 2,
             progress: false,
+            most_images_per_second: None,
         };
         let mut engine = Pixels::new(self.model, SIDE);
         let (dies_at, poisoned_at, last) = (self.dies_at, self.poisoned_at, self.replicas as u32 - 1);
@@ -95,14 +99,19 @@ impl Asked {
             }
             if poisoned_at == Some(draws.step) { f32::NAN } else { 0.0 }
         });
-        let mut group = connect(place, 7)?;
+        let mut group = if self.mpi { connect_mpi(place, 7)? } else { connect(place, 7)? };
         train(recipe, &options, &mut engine, &mut group, &AtomicBool::new(false))
+    }
+
+    /// What a process is given that is to run it.
+    pub(crate) fn arguments() -> [&'static str; 5] {
+        ["--ignored", "--exact", "process::a_run_of_other_tests", "--nocapture", "--test-threads=1"]
     }
 
     /// Starts a process that runs it, as rank `rank` of `size`.
     pub(crate) fn start(&self, rank: usize, size: usize, port: u16) -> Child {
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--ignored", "--exact", "process::a_run_of_other_tests", "--nocapture", "--test-threads=1"]);
+        command.args(Self::arguments());
         command.env("SEGFACE_TEST_RUN", serde_json::to_string(self).unwrap());
         command.env("RANK", rank.to_string()).env("WORLD_SIZE", size.to_string());
         command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", port.to_string());

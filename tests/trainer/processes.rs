@@ -4,7 +4,7 @@ use crate::finished::stderr;
 use crate::process::{Asked, free_port};
 use crate::synthetic;
 use std::path::Path;
-use std::process::{Child, Output};
+use std::process::{Child, Command, Output};
 
 fn together(asked: &Asked, size: usize) -> Vec<Output> {
     let port = free_port();
@@ -85,4 +85,35 @@ fn when_one_dies_the_others_say_so_and_end() {
     // Only whole states, of steps that all had done.
     let state = segface::train::load(&shared.folder, &shared.recipe(), &crate::pixels::layout()).unwrap();
     assert_eq!(state.map(|state| state.step), Some(2));
+}
+
+#[test]
+fn over_mpi_the_bits_are_the_same() {
+    let Ok(version) = Command::new("mpirun").arg("--version").output() else {
+        eprintln!("there is no mpirun here: not tried");
+        return;
+    };
+    if !String::from_utf8_lossy(&version.stdout).contains("Open MPI") {
+        eprintln!("mpirun is not Open MPI's: not tried");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let data = synthetic::celeb(&folder.path().join("data"));
+    for size in [2, 4] {
+        let alone = asked(&data, folder.path(), &format!("alone{size}"), size);
+        let run = alone.finish();
+        assert!(run.status.success(), "{}", stderr(&run));
+        let shared = Asked { mpi: true, ..asked(&data, folder.path(), &format!("shared{size}"), size) };
+        let mut command = Command::new("mpirun");
+        // More processes than processors, and whoever runs this may be root.
+        command.args(["--oversubscribe", "--allow-run-as-root", "--mca", "mpi_yield_when_idle", "1", "-n"]);
+        command.arg(size.to_string()).arg(std::env::current_exe().unwrap()).args(Asked::arguments());
+        command.env("SEGFACE_TEST_RUN", serde_json::to_string(&shared).unwrap());
+        for variable in ["RANK", "WORLD_SIZE", "LOCAL_RANK"] {
+            command.env_remove(variable);
+        }
+        let run = command.output().unwrap();
+        assert!(run.status.success(), "{}", stderr(&run));
+        assert!(alone.state() == shared.state(), "{size} processes over MPI");
+    }
 }

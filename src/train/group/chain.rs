@@ -1,9 +1,13 @@
 //! Processes in a row: sums grow from the first to the last, and totals travel back. Both ways are used at once, message by message, so
 //! that every link carries each number once in either direction, as in a ring, but sums have one order.
 
+#[cfg(unix)]
+use super::mpi::Mpi;
 use crate::train::TrainError;
 use std::io::{Read, Write};
 use std::ops::Range;
+#[cfg(unix)]
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
@@ -32,6 +36,9 @@ pub struct Chain {
     expected: Option<Sender<Header>>,
     done: Receiver<Result<Values, String>>,
     threads: Vec<JoinHandle<()>>,
+    /// What the links go through, to be ended after them, on the thread that began it.
+    #[cfg(unix)]
+    mpi: Option<Arc<Mpi>>,
 }
 
 /// A message's kind, number and length, which all processes must agree about.
@@ -114,7 +121,26 @@ impl Chain {
             expected,
             done,
             threads,
+            #[cfg(unix)]
+            mpi: None,
         }
+    }
+
+    /// Takes charge of what the links go through.
+    #[cfg(unix)]
+    pub(super) fn keep(&mut self, mpi: Arc<Mpi>) {
+        self.mpi = Some(mpi);
+    }
+
+    /// See [`super::Group::abort`].
+    pub fn abort(&self, last: impl FnOnce()) {
+        #[cfg(unix)]
+        if let Some(mpi) = &self.mpi {
+            last();
+            mpi.abort();
+        }
+        #[cfg(not(unix))]
+        let _ = last;
     }
 
     /// This process.

@@ -4,9 +4,13 @@
 //! every time, and those of one process that does the same micro-batches one after another.
 
 mod chain;
+#[cfg(unix)]
+mod mpi;
 mod tcp;
 
 pub use chain::{Chain, Link};
+#[cfg(unix)]
+pub use mpi::connect_mpi;
 pub use tcp::connect;
 
 use super::TrainError;
@@ -94,6 +98,13 @@ impl Group {
         match self {
             Group::Alone => 1,
             Group::Chain(chain) => chain.size(),
+        }
+    }
+
+    /// Ends all processes at once where nothing else would tell them that this one fails (MPI), after `last`; over TCP, they notice.
+    pub fn abort(&self, last: impl FnOnce()) {
+        if let Group::Chain(chain) = self {
+            chain.abort(last);
         }
     }
 
