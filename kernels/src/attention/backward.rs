@@ -9,7 +9,7 @@
 //! head of all images.
 
 use super::AttentionSpec;
-use super::cpu::{FLOOR, KEYS, NO_KEY, QUERIES, SCORES};
+use super::cpu::{FLOOR, KEYS, QUERIES, SCORES, clear_padding, padding, scale_scores};
 use crate::act::exp;
 use crate::context::scratch_bytes;
 use crate::gemm::{Left, PANEL, multiply, pack_rows, packed_len, tile};
@@ -86,6 +86,8 @@ pub fn attention_backward<T: Element>(
             d_q: scratch.take(queries * head_dim),
             packed: scratch.take(packed),
         };
+        clear_padding(keys, row, buffers.weights);
+        clear_padding(keys, row, buffers.slopes);
         let images = if shared { 0..batch } else { task / heads..task / heads + 1 };
         for image in images {
             let first = !shared || image == 0;
@@ -233,7 +235,7 @@ impl<T: Element> Head<'_, T> {
     }
 }
 
-/// Turns scores into P and d_out·vᵀ into dS; rows are padded to whole panels, whose padding is overwritten.
+/// Turns scores into P and d_out·vᵀ into dS; rows are padded to whole panels, see [`clear_padding`].
 struct Slopes<'a> {
     rows: usize,
     keys: usize,
@@ -252,19 +254,12 @@ impl Kernel for Slopes<'_> {
         let Self { rows, keys, row, scale, weights, slopes } = self;
         let rows = weights.chunks_exact_mut(row).zip(slopes.chunks_exact_mut(row)).take(rows);
         let scale = V::splat(scale);
+        let padding = padding(keys);
         for (weights, slopes) in rows {
-            weights[keys..].fill(NO_KEY);
-            slopes[keys..].fill(0.0);
             let (weights, slopes) = (weights.as_mut_ptr(), slopes.as_mut_ptr());
             // SAFETY: a row is a multiple of 16 long.
             unsafe {
-                let mut largest = V::splat(NO_KEY);
-                for key in (0..row).step_by(V::LANES) {
-                    let score = V::load(weights.add(key)).mul(scale);
-                    largest = largest.max(score);
-                    score.store(weights.add(key));
-                }
-                let largest = V::splat(largest.reduce_max());
+                let largest = scale_scores(weights, row, scale, &padding);
                 // Two chains each: half as long, and they overlap.
                 let (mut sums, mut means) = ([V::zero(); 2], [V::zero(); 2]);
                 for key in (0..row).step_by(V::LANES) {

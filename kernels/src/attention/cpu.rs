@@ -87,6 +87,7 @@ impl<T: Element> Heads<'_, T> {
             let packed = scratch.take::<T>(packed);
             let [q_start, k_start, v_start] = self.strides.map(|stride| image * stride + column);
             let q = &self.q[q_start + first * width..];
+            clear_padding(keys, row, weights);
             for key in (0..keys).step_by(KEYS) {
                 let count = KEYS.min(keys - key);
                 let k = pack_rows(isa, count, head_dim, &self.k[k_start + key * width..], width, packed);
@@ -143,7 +144,18 @@ impl<T: Element> Heads<'_, T> {
     }
 }
 
-/// Turns scores into softmax's weights; rows are padded to whole panels, whose padding is overwritten.
+/// Zeros behind the last key of every row, once: products do not write there, and what softmax leaves there stays as small.
+pub(super) fn clear_padding(keys: usize, row: usize, rows: &mut [f32]) {
+    rows.chunks_exact_mut(row).for_each(|row| row[keys..].fill(0.0));
+}
+
+/// What is added to the scores of a row's last panel: [`NO_KEY`] where there is none.
+pub(super) fn padding(keys: usize) -> [f32; PANEL] {
+    let real = (keys - 1) % PANEL;
+    std::array::from_fn(|column| if column <= real { 0.0 } else { NO_KEY })
+}
+
+/// Turns scores into softmax's weights; rows are padded to whole panels, see [`clear_padding`].
 struct Weights<'a> {
     rows: usize,
     keys: usize,
@@ -160,18 +172,12 @@ impl Kernel for Weights<'_> {
     fn run<V: Vector>(self) {
         let Self { rows, keys, row, scale, weights } = self;
         let scale = V::splat(scale);
+        let padding = padding(keys);
         for weights in weights.chunks_exact_mut(row).take(rows) {
-            weights[keys..].fill(NO_KEY);
             let weights = weights.as_mut_ptr();
             // SAFETY: a row is a multiple of 16 long.
             unsafe {
-                let mut largest = V::splat(NO_KEY);
-                for key in (0..row).step_by(V::LANES) {
-                    let score = V::load(weights.add(key)).mul(scale);
-                    largest = largest.max(score);
-                    score.store(weights.add(key));
-                }
-                let largest = V::splat(largest.reduce_max());
+                let largest = scale_scores(weights, row, scale, &padding);
                 // Two chains: half as long, and they overlap.
                 let mut sums = [V::zero(); 2];
                 for key in (0..row).step_by(V::LANES) {
@@ -187,4 +193,29 @@ impl Kernel for Weights<'_> {
             }
         }
     }
+}
+
+/// Scales a row of products, with the padding of its last panel; returns its largest in all lanes.
+///
+/// # Safety
+/// `scores` is good for `row` values, a multiple of [`PANEL`].
+#[inline(always)]
+pub(super) unsafe fn scale_scores<V: Vector>(scores: *mut f32, row: usize, scale: V, padding: &[f32; PANEL]) -> V {
+    let last = row - PANEL;
+    let mut largest = V::splat(NO_KEY);
+    // SAFETY: inside the row.
+    unsafe {
+        for key in (0..last).step_by(V::LANES) {
+            let score = V::load(scores.add(key)).mul(scale);
+            largest = largest.max(score);
+            score.store(scores.add(key));
+        }
+        for column in (0..PANEL).step_by(V::LANES) {
+            let at = scores.add(last + column);
+            let score = V::load(at).mul_add(scale, V::load(padding.as_ptr().add(column)));
+            largest = largest.max(score);
+            score.store(at);
+        }
+    }
+    V::splat(largest.reduce_max())
 }
