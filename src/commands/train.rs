@@ -26,6 +26,7 @@ use std::sync::atomic::AtomicBool;
 /// Several processes are started by torchrun or by hand, each with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, or by Open MPI's mpirun.
 /// They see the micro-batches that one process with --accumulate sees, and end with the same bits.
 #[derive(clap::Args)]
+#[command(rename_all = "snake_case")]
 #[command(after_help = "\
 Folders: the data set is $DATA_PATH/{CelebAMask-HQ,LaPa,helen}, the run is $LOG_PATH/CKPT_PATH/EXPT_NAME; where these are relative, they
 are so to $ROOT_PATH. The variables may also stand in a file .env here or above.")]
@@ -86,7 +87,7 @@ pub(crate) struct TrainArgs {
     #[arg(long, value_name = "SHARE", value_parser = share)]
     ema: Option<f64>,
     /// Leave the backbone as it is, batch statistics included
-    #[arg(long)]
+    #[arg(long, visible_alias = "freeze-backbone")]
     freeze_backbone: bool,
     /// Weights to start from: a SegFace network (safetensors, .pt), or torchvision's classifier (.pth) for the backbone [default: random
     /// numbers by torch's and torchvision's initialisers]
@@ -111,13 +112,13 @@ pub(crate) struct TrainArgs {
     #[arg(long, visible_alias = "val-interval", value_name = "EPOCHS", default_value_t = 20)]
     val_interval: u64,
     /// Steps between states; one is also written at the end of each epoch; 0 for only those
-    #[arg(long, value_name = "STEPS", default_value_t = 500)]
+    #[arg(long, visible_alias = "state-interval", value_name = "STEPS", default_value_t = 500)]
     state_interval: u64,
     /// Steps between lines of the log
-    #[arg(long, value_name = "STEPS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, visible_alias = "log-interval", value_name = "STEPS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     log_interval: u64,
     /// Stop when so many steps are done, as at an interrupt
-    #[arg(long, value_name = "STEPS")]
+    #[arg(long, visible_alias = "stop-after", value_name = "STEPS")]
     stop_after: Option<u64>,
     /// What the messages of several processes go through: TCP, or Open MPI's library, for runs that mpirun starts
     #[arg(long, value_enum, default_value = "tcp")]
@@ -278,11 +279,6 @@ fn stop_when_told() {}
 pub(crate) fn run(args: TrainArgs) -> Result<(), Error> {
     let variables = Variables::read()?;
     let model = args.network()?;
-    if model.variant == Variant::Lapa {
-        let reason =
-            "lapa cannot be trained yet: its logits are un-warped before the loss, and that has no backward pass";
-        return Err(TrainError::Options(reason.into()).into());
-    }
     let data = match (&args.data, variables.folder("DATA_PATH")) {
         (Some(data), _) => data.clone(),
         (None, Some(all)) => folder_in(&all, args.dataset),

@@ -334,8 +334,8 @@ impl Run<'_> {
         if let Line::Validation { mean_f1, mean_f1_of_present, .. } = line {
             let f1 = mean_f1.or(mean_f1_of_present).unwrap_or(0.0);
             self.progress.validated(epoch, f1);
-            if f1 > f64::from_bits(self.tally.best_f1) {
-                self.tally.best_f1 = f1.to_bits();
+            if self.tally.best_f1.is_none_or(|best| f1 > f64::from_bits(best)) {
+                self.tally.best_f1 = Some(f1.to_bits());
                 self.export(&self.options.folder.join("model_best.safetensors"))?;
             }
         }
@@ -410,7 +410,7 @@ impl Run<'_> {
             seconds: elapsed.as_secs_f64(),
             images_per_second: if trained > 0.0 { images as f64 / trained } else { 0.0 },
             loss,
-            mean_f1: last_f1.map(|last| [last, f64::from_bits(self.tally.best_f1)]),
+            mean_f1: last_f1.map(|last| [last, self.tally.best_f1.map_or(last, f64::from_bits)]),
             weights: self.weights,
         })
     }

@@ -52,8 +52,8 @@ pub struct Tally {
     pub since_line: [u64; 4],
     /// Steps of this epoch, their cross-entropies and dice losses added up.
     pub this_epoch: [u64; 3],
-    /// The best mean F1 at validation so far.
-    pub best_f1: u64,
+    /// The best mean F1 at validation so far, if there was one.
+    pub best_f1: Option<u64>,
 }
 
 impl State<'_> {

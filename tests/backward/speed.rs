@@ -6,11 +6,15 @@ use segface_kernels::adamw::{AdamWOperands, AdamWSpec};
 use segface_kernels::attention::AttentionSpec;
 use segface_kernels::attention::backward::{AttentionBackwardOperands, attention_backward};
 use segface_kernels::attention::{AttentionOperands, cpu::attention};
+use segface_kernels::gemm::PackedMatrix;
 use segface_kernels::layer_norm::LayerNormSpec;
 use segface_kernels::layer_norm::backward::{LayerNormBackwardOperands, LayerNormParameters, layer_norm_backward};
 use segface_kernels::loss::{LossOperands, LossSpec};
-use segface_kernels::mask_head::MaskProductSpec;
-use segface_kernels::mask_head::backward::{MaskProductBackwardOperands, mask_product_backward};
+use segface_kernels::mask_head::backward::{
+    MaskHeadBackwardOperands, MaskHeadParameters, MaskProductBackwardOperands, mask_head_backward,
+    mask_product_backward,
+};
+use segface_kernels::mask_head::{MaskHeadOutput, MaskHeadSpec, MaskProductSpec};
 use segface_kernels::resample::BilinearSpec;
 use segface_kernels::resample::backward::bilinear_backward;
 use segface_kernels::window_attention::backward::{WindowCoreBackwardOperands, window_core_backward};
@@ -212,6 +216,68 @@ fn heads(context: &mut Context) {
     );
 }
 
+/// The head from image tokens to logits: ours computes u again, libtorch has kept every map.
+fn whole_head(context: &mut Context) {
+    let (batch, side, classes) = (4, 64, 19);
+    let image = random(&[batch, 256, side, side]);
+    let [up1, up2] = [random(&[256, 64, 2, 2]) / 16.0, random(&[64, 32, 2, 2]) / 8.0];
+    let [bias1, gamma, beta] = [0, 1, 2].map(|_| random(&[64]));
+    let (bias2, hyper) = (random(&[32]), random(&[batch, classes, 32]));
+    let d_out = random(&[batch, classes, 16 * side * side]);
+    let tape = Tape::new(&[&image, &up1, &bias1, &gamma, &beta, &up2, &bias2, &hyper], &d_out, |inputs| {
+        let up = |x: &Tensor, weight: &Tensor, bias: &Tensor| {
+            x.conv_transpose2d(weight, Some(bias), [2, 2], [0, 0], [0, 0], 1, [1, 1])
+        };
+        let [x, up1, bias1, gamma, beta, up2, bias2, hyper] = std::array::from_fn(|i| &inputs[i]);
+        let middle = segface_reference::layer_norm::layer_norm_2d(&up(x, up1, bias1), gamma, beta, 1e-6).gelu("none");
+        hyper.matmul(&up(&middle, up2, bias2).gelu("none").flatten(2, 3))
+    });
+    let spec = MaskHeadSpec { batch, input: [side; 2], classes, output: MaskHeadOutput::Logits };
+    let isa = context.isa();
+    // Only time is asked for: the matrices' rows may stand in any order.
+    let packed = |weight: &Tensor, n: usize, k: usize| {
+        let weight = values(weight);
+        let mut turned = PackedMatrix::empty();
+        turned.repack::<f32>(isa, k, n, &weight, true);
+        (PackedMatrix::pack::<f32>(isa, n, k, &weight), turned)
+    };
+    let (weight1, weight2) = (packed(&up1, 256, 256), packed(&up2, 128, 64));
+    let (x, bias1, gamma, beta) = (values(&image), values(&bias1), values(&gamma), values(&beta));
+    let (bias2, hyper, d_logits) = (values(&bias2), values(&hyper), values(&d_out));
+    let (mut d_x, mut d_hyper) = (vec![0.0; x.len()], vec![0.0; hyper.len()]);
+    let mut sums = [256 * 256, 64, 64, 64, 128 * 64, 32].map(|len: usize| vec![0.0; len]);
+    compare(
+        "mask head 4 × 64² tokens, backward, fused",
+        || {
+            let [d_weight1, d_bias1, norm_weight, norm_bias, d_weight2, d_bias2] =
+                sums.each_mut().map(Vec::as_mut_slice);
+            let operands = MaskHeadBackwardOperands {
+                x: &x,
+                weight1: &weight1.0,
+                bias1: &bias1,
+                norm: (&gamma, &beta),
+                weight2: &weight2.0,
+                bias2: &bias2,
+                transposed: [&weight1.1, &weight2.1],
+                hyper: &hyper,
+                d_logits: &d_logits,
+                d_x: Gradient::overwrite(&mut d_x),
+                d_hyper: Gradient::overwrite(&mut d_hyper),
+                d_parameters: MaskHeadParameters {
+                    weight1: d_weight1,
+                    bias1: d_bias1,
+                    norm_weight,
+                    norm_bias,
+                    weight2: d_weight2,
+                    bias2: d_bias2,
+                },
+            };
+            mask_head_backward(context, &spec, operands);
+        },
+        || tape.backward(),
+    );
+}
+
 fn windows(context: &mut Context, side: usize, heads: usize) {
     let (batch, channels) = (2, 32 * heads);
     let plan = WindowPlan::new([side; 2], 7, 3);
@@ -300,6 +366,7 @@ fn beside_libtorch() {
         bilinears(context, input, 64);
     }
     heads(context);
+    whole_head(context);
     windows(context, 56, 4);
     windows(context, 14, 16);
     steps(context);

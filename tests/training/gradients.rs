@@ -19,8 +19,8 @@ struct Table {
     tensors: usize,
 }
 
-fn table(spec: ModelSpec, batch: usize) -> Table {
-    let problem = Problem { spec, batch, side: 64, stochastic_depth: true, number: 0 };
+fn table(spec: ModelSpec, number: usize, floor: f64) -> Table {
+    let problem = Problem { spec, batch: 2, side: 64, stochastic_depth: true, number };
     let weights = seeded(spec);
     let mut engine = problem.engine(&weights, 2);
     let (loss, gradients) = ours(&mut engine, &problem);
@@ -32,9 +32,9 @@ fn table(spec: ModelSpec, batch: usize) -> Table {
         let allowed = FACTOR * (peer - truth).abs() + 1e-6 * truth.abs();
         assert!((own - truth).abs() <= allowed, "{spec}: loss {own}, truth {truth}, libtorch {peer}");
     }
+    let square = |x: &Tensor| x.square().sum(Kind::Double).double_value(&[]);
     let mut squares = [0.0f64; 3];
-    let mut worse = Vec::new();
-    let mut tensors = 0;
+    let mut errors = Vec::new();
     for (name, own) in &gradients {
         let Some(truth) = truth.get(name) else {
             assert!(own.iter().all(|d| *d == 0.0), "{spec}: {name} feeds nothing, but has a gradient");
@@ -42,33 +42,32 @@ fn table(spec: ModelSpec, batch: usize) -> Table {
         };
         let (truth, peer) = (truth.to_kind(Kind::Double), peer[name].to_kind(Kind::Double));
         let own = Tensor::from_slice(own).to_kind(Kind::Double).view_as(&truth);
-        let square = |x: &Tensor| x.square().sum(Kind::Double).double_value(&[]);
         squares[0] += square(&(&own - &truth));
         squares[1] += square(&(&peer - &truth));
         squares[2] += square(&truth);
-        let (own, peer) = (Errors::of(&own, &truth), Errors::of(&peer, &truth));
-        tensors += 1;
-        let rms = square(&truth).sqrt() / (truth.numel() as f64).sqrt();
-        if own.l2 > FACTOR * peer.l2 + 2e-6 {
-            worse.push(format!("{name}: {:.2e}, libtorch {:.2e}, rms {rms:.1e}", own.l2, peer.l2));
-        }
+        errors.push((name, Errors::of(&own, &truth).l2, Errors::of(&peer, &truth).l2));
     }
+    let whole = [(squares[0] / squares[2]).sqrt(), (squares[1] / squares[2]).sqrt()];
+    // A ReLU whose x is within rounding of zero has another slope in f32 and changes all gradients before it. Where that happens is chance:
+    // a tensor may be as far off as libtorch's are as a whole.
+    let worse = errors.iter().filter(|(_, own, peer)| *own > FACTOR * peer.max(whole[1]) + floor);
+    let worse: Vec<String> = worse.map(|(name, own, peer)| format!("{name}: {own:.2e}, libtorch {peer:.2e}")).collect();
     // Running statistics by the same rule.
     for entry in engine.layout().buffers().iter().filter(|entry| entry.role == segface::train::Role::Statistic) {
         let own = Tensor::from_slice(&engine.buffers()[entry.range.clone()]);
         let (own, peer) = (Errors::of(&own, &truth[&entry.name]), Errors::of(&peer[&entry.name], &truth[&entry.name]));
         assert!(own.l2 <= FACTOR * peer.l2 + 1e-6, "{spec}: {}: {:.2e}, libtorch {:.2e}", entry.name, own.l2, peer.l2);
     }
-    let whole = [(squares[0] / squares[2]).sqrt(), (squares[1] / squares[2]).sqrt()];
-    Table { whole, worse, tensors }
+    Table { whole, worse, tensors: errors.len() }
 }
 
-fn check(backbone: Backbone, batch: usize) {
-    check_variant(ModelSpec { backbone, variant: Variant::Celeb }, batch);
+fn check(backbone: Backbone) {
+    check_variant(ModelSpec { backbone, variant: Variant::Celeb }, 0, 2e-6);
 }
 
-fn check_variant(spec: ModelSpec, batch: usize) {
-    let Table { whole: [own, peer], worse, tensors } = table(spec, batch);
+/// `number`: which batch; `floor`: error allowed even where libtorch makes none.
+fn check_variant(spec: ModelSpec, number: usize, floor: f64) {
+    let Table { whole: [own, peer], worse, tensors } = table(spec, number, floor);
     println!(
         "{spec}: relative L2 of all gradients {own:.2e}, libtorch f32 {peer:.2e}; {} of {tensors} tensors worse",
         worse.len()
@@ -76,51 +75,53 @@ fn check_variant(spec: ModelSpec, batch: usize) {
     for line in worse.iter().take(12) {
         println!("  {line}");
     }
-    assert!(own <= FACTOR * peer + 1e-6, "{spec}: {own:.2e}, libtorch {peer:.2e}");
-    // Tensors whose true gradient is (nearly) nothing have errors of any size in both.
-    assert!(worse.len() * 20 <= tensors, "{spec}: {} of {tensors} tensors", worse.len());
+    assert!(own <= FACTOR * peer + floor, "{spec}: {own:.2e}, libtorch {peer:.2e}");
+    assert!(worse.is_empty(), "{spec}: {} of {tensors} tensors", worse.len());
 }
 
 #[test]
 fn gradients_of_mobilenet_are_within_twice_libtorchs_f32_error() {
-    check(Backbone::MobileNet, 2);
+    check(Backbone::MobileNet);
 }
 
 #[test]
 fn gradients_go_back_through_lapas_warp() {
-    check_variant(ModelSpec { backbone: Backbone::MobileNet, variant: Variant::Lapa }, 2);
+    // Coordinates in f32 may be off by sixteen roundings of the image's side, as in the judge of the un-warp alone. In batch 0 a ReLU of the
+    // class tokens changes its slope (see `table`), which hides that.
+    let spec = ModelSpec { backbone: Backbone::MobileNet, variant: Variant::Lapa };
+    check_variant(spec, 1, 16.0 * 2f64.powi(-24) * 64.0);
 }
 
 #[test]
 fn gradients_of_swin_are_within_twice_libtorchs_f32_error() {
-    check(Backbone::SwinBase, 2);
+    check(Backbone::SwinBase);
 }
 
 #[test]
 fn gradients_of_swin_v2_are_within_twice_libtorchs_f32_error() {
-    check(Backbone::SwinV2Tiny, 2);
+    check(Backbone::SwinV2Tiny);
 }
 
 #[test]
 fn gradients_of_convnext_are_within_twice_libtorchs_f32_error() {
-    check(Backbone::ConvNextTiny, 2);
+    check(Backbone::ConvNextTiny);
 }
 
 #[test]
 fn gradients_of_resnet_are_within_twice_libtorchs_f32_error() {
-    check(Backbone::ResNet, 2);
+    check(Backbone::ResNet);
 }
 
 #[test]
 fn gradients_of_efficientnet_are_within_twice_libtorchs_f32_error() {
-    check(Backbone::EfficientNet, 2);
+    check(Backbone::EfficientNet);
 }
 
 #[test]
 #[ignore = "the same code as the smaller ones; takes minutes"]
 fn gradients_of_the_other_backbones_are_within_twice_libtorchs_f32_error() {
     for backbone in [Backbone::SwinV2Small, Backbone::SwinV2Base, Backbone::ConvNextSmall, Backbone::ConvNextBase] {
-        check(backbone, 2);
+        check(backbone);
     }
 }
 

@@ -2,7 +2,7 @@
 //! `d_hyper[b, t] += Σ_p d_logits[b, p, t]·u[b, p]`. 4·pixels·classes·32 operations per image; logits' gradient and u are
 //! read once, d_u is written.
 
-use super::MaskProductSpec;
+use super::super::MaskProductSpec;
 use crate::context::{Disjoint, scratch_bytes};
 use crate::gemm::{Left, multiply};
 use crate::gradient::{Gradient, add_partials};
