@@ -64,7 +64,7 @@ fn draw<B: DrawingBackend>(area: &DrawingArea<B, Shift>, title: &str, lines: &[L
     let (upper, lower) = area.split_vertically(SIZE.1 * 3 / 5);
     panel(&upper, title, "loss", last, &losses).map_err(failed)?;
     let below = if scores.2.is_empty() { rates } else { scores };
-    panel(&lower, "", below.0, last, &[below.clone()]).map_err(failed)?;
+    panel(&lower, "", below.0, last, std::slice::from_ref(&below)).map_err(failed)?;
     area.present().map_err(failed)
 }
 
