@@ -138,7 +138,7 @@ pub(crate) fn weight_gradient<T: Element>(
         let mut d_weight = d_weight;
         {
             let matrices = match &mut d_weight {
-                Some(d_weight) if alone => Disjoint::new(&mut **d_weight),
+                Some(d_weight) if alone => Disjoint::new(d_weight),
                 _ => Disjoint::new(&mut *partial),
             };
             let bias = Disjoint::new(&mut *bias);

@@ -267,8 +267,8 @@ impl<'a> Sums<'a> {
             return Target::None;
         }
         match (&recipe.make, &places[..]) {
-            // SAFETY: tensors do not overlap, and a node's operands are different tensors.
             (Make::Plain, [place]) => {
+                // SAFETY: tensors do not overlap, and a node's operands are different tensors.
                 Target::Flat(unsafe { self.gradients.slice(place.range.start, place.range.len()) })
             }
             _ => Target::Made(value, vec![0.0; len]),
