@@ -18,6 +18,7 @@ fn profile_of_a_step() {
     let batch = problem.batch();
     let factor = problem.factor(DRAWS);
     let model = problem.model(&weights, Kind::Float, &factor);
+    tch::set_num_threads(2);
     let mut times: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     let mut totals = [Vec::new(), Vec::new()];
     for round in 0..6 {
