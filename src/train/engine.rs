@@ -25,9 +25,7 @@ pub trait Engine {
     fn buffers_mut(&mut self) -> &mut [f32];
 
     /// `[layout().parameters_len()]`: sums of gradients since they were last cleared. Those of tensors that are not
-    /// [trained](Entry::trained) stay as they are.
-    ///
-    /// [`Entry::trained`]: super::Entry::trained
+    /// [trained](super::Entry::trained) stay as they are.
     fn gradients(&self) -> &[f32];
 
     /// The same, to be cleared, clipped or replaced by those of all replicas.
