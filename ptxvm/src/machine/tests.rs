@@ -3,7 +3,7 @@
 use super::{FaultKind, Launch, LoadedModule, run, run_watched};
 use crate::{
     memory::{AllocationKind, Memory},
-    monitor::{pages::Pages, watch_checked},
+    monitor::{pages::Pages, tests::alone, watch_checked},
     program::Program,
 };
 use std::{
@@ -60,6 +60,7 @@ fn launch(blocks: u32, value: u32) -> Launch {
 
 #[test]
 fn a_wait_that_nothing_can_end_is_a_deadlock_at_once() {
+    let _alone = alone();
     for (threads, blocks) in [(1, 1), (1, 3), (2, 3)] {
         let mut launch = launch(blocks, 2);
         launch.options.threads = threads;
@@ -74,6 +75,7 @@ fn a_wait_that_nothing_can_end_is_a_deadlock_at_once() {
 
 #[test]
 fn a_wait_that_another_block_ends_is_none() {
+    let _alone = alone();
     for seed in [None, Some(1), Some(2), Some(3)] {
         for threads in [1, 2] {
             let mut launch = launch(3, 1);
@@ -86,6 +88,7 @@ fn a_wait_that_another_block_ends_is_none() {
 
 #[test]
 fn a_wait_for_somebody_outside_is_given_the_patience_it_was_promised() {
+    let _alone = alone();
     let mut launch = launch(1, 2);
     launch.options.patience = Duration::from_millis(300);
     let start = Instant::now();

@@ -1,13 +1,13 @@
 //! Blocks that run at the same time and exchange data across a barrier of the grid that waits by looking again and again.
 
-use super::{pages::Pages, tests::ALONE, watch_checked};
+use super::{pages::Pages, tests::alone, watch_checked};
 use crate::{
     machine::{Launch, LoadedModule, run_watched},
     memory::{AllocationKind, Memory},
     program::Program,
     report::Findings,
 };
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 /// Every round each thread adds one to a word of its own, and reads the next block's after a barrier of the grid; another
 /// barrier follows before the next round. `look`: the load that waits, `seen`: what comes when the wait is over.
@@ -69,7 +69,7 @@ fn text(arrive: &str, look: &str, seen: &str) -> String {
 /// What is found in so many launches.
 fn findings(text: &str, launches: usize) -> Vec<&'static str> {
     const BLOCKS: u32 = 4;
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = alone();
     Findings::global().print(false);
     Findings::global().take();
     let program = Program::compile(text).unwrap_or_else(|error| panic!("{error}\n{text}"));

@@ -23,7 +23,7 @@ mod shared;
 mod site;
 mod tell;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 #[cfg(test)]
 pub(crate) use modes::watch_checked;

@@ -14,7 +14,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 const TEXT: &str = ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k()\n{\n.reg .b32 %r<4>;\n\
     bar.sync 0;\nbar.sync 0;\nbar.sync 1, 64;\nbar.sync 0;\nbar.sync 0;\nbar.sync 0;\nbar.sync 0;\nbar.sync 0;\nret;\n}\n";
 
-pub(super) static ALONE: Mutex<()> = Mutex::new(());
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// Held by tests of checked launches: they find things, and all findings go to one list.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Blocks of two or four warps under a checker each, and what they found.
 struct World {
@@ -27,7 +32,7 @@ const MANY: u32 = u32::MAX;
 
 impl World {
     fn new(blocks: u32) -> Self {
-        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let alone = alone();
         Findings::global().print(false);
         Findings::global().take();
         let launch = Self::launch(Order::default());

@@ -3,11 +3,11 @@
 use crate::{
     machine::{Launch, LoadedModule, run_watched},
     memory::{AllocationKind, Memory},
-    monitor::{launch::CheckedLaunch, pages::Pages, tests::ALONE},
+    monitor::{launch::CheckedLaunch, pages::Pages, tests::alone},
     program::Program,
     report::{Findings, Shrunk},
 };
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 /// Lane 0 of each block adds its number to a counter, without an atomic, but only blocks 3 and up; all write their number.
 const TEXT: &str = "
@@ -66,7 +66,7 @@ fn run(first: u32, shrink: bool) -> (Vec<u32>, Option<Shrunk>) {
 
 #[test]
 fn a_race_of_many_blocks_is_shrunk_to_two_and_memory_is_as_the_launch_left_it() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = alone();
     Findings::global().print(false);
     let (plain, none) = run(3, false);
     assert_eq!(none, None, "nobody asked for it");
@@ -81,7 +81,7 @@ fn a_race_of_many_blocks_is_shrunk_to_two_and_memory_is_as_the_launch_left_it() 
 
 #[test]
 fn a_smaller_grid_is_named_where_it_shows_the_finding() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = alone();
     Findings::global().print(false);
     let (_, shrunk) = run(0, true);
     assert_eq!(shrunk.and_then(|shrunk| shrunk.grid), Some([2, 1, 1]));
