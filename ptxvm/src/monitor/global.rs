@@ -6,8 +6,8 @@ use super::{
     check::{Checker, Extra, is_strong, strong},
     clock::Strong,
     gather::parts,
-    line::{Line, Note, Relation},
-    pages::{PAGE, PageGuard},
+    line::{Line, Note, Relation, WordAccess},
+    pages::{LINE, PAGE, PageGuard, Pages},
 };
 
 /// A strong read whose effect on order is still to come.
@@ -36,10 +36,17 @@ impl Checker {
         let mut missing: Option<u64> = None;
         let mut held: Option<(u64, PageGuard<'_>)> = None;
         let mut released = false;
+        let mut lanes = access.mask;
         if far_apart(access) {
             launch.pages.fetch(access.mask, access.addresses);
+            let plain = matches!(access.kind, AccessKind::Read | AccessKind::Write) && !strong;
+            if plain && access.bytes == 4 && launch.record.is_none() && site <= u16::MAX.into() {
+                let word = WordAccess { source, block, clock: clock.now, site: site as u16, warp: warp as u8, writes };
+                let over = if known.1 { known.0 } else { 0 };
+                lanes = words_far_apart(&launch.pages, access, &word, over);
+            }
         }
-        parts(access.mask, access.bytes, access.addresses, |part| {
+        parts(lanes, access.bytes, access.addresses, |part| {
             let number = part.line / PAGE;
             if held.as_ref().is_none_or(|(page, _)| *page != number) {
                 held = None;
@@ -50,7 +57,7 @@ impl Checker {
                 held = Some((number, page));
             }
             let Some((_, page)) = &mut held else { return };
-            let line = (part.line % PAGE / super::pages::LINE) as usize;
+            let line = (part.line % PAGE / LINE) as usize;
             let written = &mut page.written[line];
             if reads && part.mask & !*written != 0 && missing.is_none() {
                 missing = Some(part.line + u64::from((part.mask & !*written).trailing_zeros()));
@@ -220,7 +227,41 @@ fn far_apart(access: &Access<'_>) -> bool {
         return false;
     }
     let [first, second] = [access.mask, others].map(|mask| access.addresses[mask.trailing_zeros() as usize & 31]);
-    first.abs_diff(second) >= super::pages::LINE
+    first.abs_diff(second) >= LINE
+}
+
+/// Notes those lanes' words that can be noted the short way, if each lane's line lies above the one's before. Gives the other lanes.
+fn words_far_apart(pages: &Pages, access: &Access<'_>, word: &WordAccess, over: u32) -> u32 {
+    let (mut left, mut before) = (access.mask, None);
+    while left != 0 {
+        let line = Some(access.addresses[left.trailing_zeros() as usize & 31] / LINE);
+        if line <= before {
+            return access.mask;
+        }
+        before = line;
+        left &= left - 1;
+    }
+    let (mut left, mut others) = (access.mask, 0);
+    let mut held: Option<(u64, PageGuard<'_>)> = None;
+    while left != 0 {
+        let lane = left.trailing_zeros();
+        left &= left - 1;
+        let address = access.addresses[lane as usize & 31];
+        if held.as_ref().is_none_or(|(page, _)| *page != address / PAGE) {
+            drop(held.take());
+            held = Some((address / PAGE, pages.lock(address)));
+        }
+        let Some((_, page)) = &mut held else { continue };
+        let (line, at) = ((address % PAGE / LINE) as usize, (address % LINE / 4) as u32);
+        let bytes = 0xf << (4 * at);
+        let known = word.writes || bytes & !page.written[line] == 0;
+        if known && page.lines[line].access_word(word, at, lane, over) {
+            page.written[line] |= bytes;
+        } else {
+            others |= 1 << lane;
+        }
+    }
+    others
 }
 
 /// Whether the lanes of a store that touch `mask` of a line leave memory as it is: then it does not matter when they come.
@@ -233,7 +274,7 @@ fn global_stays(access: &Access<'_>, mask: u128, line: u64, extra: &Extra<'_>) -
     let concerned = |lane: &usize| {
         let offset = access.addresses[*lane].wrapping_sub(line);
         access.mask >> lane & 1 != 0
-            && offset < super::pages::LINE
+            && offset < LINE
             && mask & super::pages::range_mask(offset as u32, access.bytes) != 0
     };
     (0..32).filter(concerned).all(|lane| {

@@ -3,7 +3,13 @@
 //! A warp that accesses neighbouring bytes with neighbouring lanes leaves one note for all of them; only where accesses
 //! overlap in part are there several.
 
+#[cfg(test)]
+mod tests;
+mod words;
+
 use super::clock::WarpClock;
+pub(super) use words::WordAccess;
+use words::Words;
 
 /// Readers that are remembered per line: enough that a write which races with many readers races with one of these.
 const READERS: usize = 12;
@@ -11,6 +17,9 @@ const READERS: usize = 12;
 /// Notes of others from which on those that are over are put together: a line is not to be looked through note by note for
 /// every launch again.
 const CROWDED: usize = 8;
+
+/// Notes of a launch from which on those of single words go into a table.
+const MANY: usize = 3;
 
 /// [`Note::block`] of accesses of several blocks.
 pub(crate) const SEVERAL_BLOCKS: u32 = u32::MAX;
@@ -65,6 +74,11 @@ impl Note {
         Self { source, block, clock, site, warp: warp as u8, lanes, writes, strong, mask }
     }
 
+    /// The bytes of the line, a bit each.
+    pub(crate) fn mask(&self) -> u128 {
+        u128::from(self.mask[0]) | u128::from(self.mask[1]) << 64
+    }
+
     #[inline(always)]
     fn same_access(&self, other: &Self) -> bool {
         (self.clock, self.site, self.block, self.source) == (other.clock, other.site, other.block, other.source)
@@ -100,15 +114,34 @@ pub(crate) struct Conflict {
 pub(crate) struct Line {
     first: Option<Note>,
     more: Vec<Note>,
+    /// Notes of single words, where there are many.
+    words: Option<Box<Words>>,
     crowd: Option<Box<Crowd>>,
-    /// Bytes that there are notes of behind those of `past`, and perhaps more.
+    /// Bytes that there are notes of in `first`, `more` and `words`, and perhaps more.
     noted: [u64; 2],
-    /// So many of `more`, its first, are of launches and copies that were over when those of the others began.
-    past: u16,
-    /// The one that all of those are of, or 0.
+    /// The launch or copy that all of those are of, or 0.
+    source: u32,
+    /// The one that all of `past` are of, or 0.
     past_source: u32,
-    /// The bytes that nobody has written since: what those notes say of others does not matter any more.
+    /// Notes of launches and copies that were over when those of the others began.
+    past: Vec<Note>,
+    /// The bytes that nobody has written since: what `past` says of others does not matter any more.
     past_live: [u64; 2],
+}
+
+/// Adds a note of a launch or copy that is over, to that of the same instruction if there is one.
+fn add_alike(notes: &mut Vec<Note>, note: Note) {
+    let alike = |old: &&mut Note| {
+        (old.source, old.site, old.writes, old.strong) == (note.source, note.site, note.writes, note.strong)
+    };
+    match notes.iter_mut().find(alike) {
+        Some(old) => {
+            old.lanes = if old.same_access(&note) { old.lanes } else { Lanes::Unknown };
+            old.mask = either(old.mask, note.mask);
+            old.block = if old.block == note.block { old.block } else { SEVERAL_BLOCKS };
+        }
+        None => notes.push(note),
+    }
 }
 
 fn both(a: [u64; 2], b: [u64; 2]) -> [u64; 2] {
@@ -159,6 +192,7 @@ impl Line {
 
     fn cut(&mut self, mask: u128, which: impl Fn(&Note) -> bool) {
         self.crowd = None;
+        self.spread_words();
         let keep = [!mask as u64, !(mask >> 64) as u64];
         if let Some(note) = &mut self.first
             && which(note)
@@ -168,68 +202,125 @@ impl Line {
                 self.first = None;
             }
         }
-        if !self.more.is_empty() {
-            let (mut seen, mut past) = (0, 0);
-            self.more.retain_mut(|note| {
+        for notes in [&mut self.more, &mut self.past] {
+            notes.retain_mut(|note| {
                 if which(note) {
                     note.mask = [note.mask[0] & keep[0], note.mask[1] & keep[1]];
                 }
-                let stays = note.mask != [0, 0];
-                past += u16::from(stays && seen < self.past);
-                seen += 1;
-                stays
+                note.mask != [0, 0]
             });
-            self.past = past;
         }
-        let (past, others) = self.more.split_at(self.past.into());
-        self.noted = self.first.iter().chain(others).fold([0, 0], |all, note| either(all, note.mask));
-        self.past_live = both(self.past_live, past.iter().fold([0, 0], |all, note| either(all, note.mask)));
+        self.noted = self.first.iter().chain(&self.more).fold([0, 0], |all, note| either(all, note.mask));
+        self.past_live = both(self.past_live, self.past.iter().fold([0, 0], |all, note| either(all, note.mask)));
+    }
+
+    /// Puts the notes of words with the others.
+    fn spread_words(&mut self) {
+        if let Some(words) = &mut self.words {
+            self.more.extend(words.drain());
+        }
+    }
+
+    fn has_words(&self) -> bool {
+        self.words.as_ref().is_some_and(|words| !words.is_empty())
+    }
+
+    /// Makes notes of launches and copies that are over those of the past.
+    #[cold]
+    fn turn_past(&mut self, note: &Note, mut relation: impl FnMut(&Note) -> Relation) {
+        if self.past_live == [0, 0]
+            && self.source != 0
+            && relation(&Note { source: self.source, ..*note }) == Relation::Before
+        {
+            // All at once: a kernel that writes what one before it has written comes here for every line. The two lists
+            // change places, so that neither is made anew.
+            self.past.clear();
+            std::mem::swap(&mut self.past, &mut self.more);
+            self.past.extend(self.first.take());
+            if let Some(words) = &mut self.words {
+                words.drain_by_site(|note| self.past.push(note));
+            }
+            self.past_source = self.source;
+            self.past_live = std::mem::take(&mut self.noted);
+        } else {
+            self.put_together(note.source, relation);
+        }
     }
 
     /// Puts notes of launches and copies that are over together: one for each instruction, by whichever blocks and lanes.
-    #[cold]
     fn put_together(&mut self, source: u32, mut relation: impl FnMut(&Note) -> Relation) {
+        self.spread_words();
+        let live = self.past_live;
+        let earlier = self.past.drain(..).map(|note| Note { mask: both(note.mask, live), ..note });
+        let mut past: Vec<Note> = Vec::new();
         let mut others = Vec::new();
-        // Those that are over are gathered at the front, where there is always room for one more than has been seen.
-        let (mut notes, mut past) = (std::mem::take(&mut self.more), 0);
-        notes.extend(self.first.take());
-        for at in 0..notes.len() {
-            let mut note = notes[at];
-            if at < usize::from(self.past) {
-                note.mask = both(note.mask, self.past_live);
-                if note.mask == [0, 0] {
-                    continue;
-                }
-            }
+        for note in earlier.filter(|note| note.mask != [0, 0]).chain(self.first.take()).chain(self.more.drain(..)) {
             if note.source == source || relation(&note) != Relation::Before {
                 others.push(note);
                 continue;
             }
-            let alike = |old: &&mut Note| {
-                (old.source, old.site, old.writes, old.strong) == (note.source, note.site, note.writes, note.strong)
-            };
-            match notes[..past].iter_mut().find(alike) {
-                Some(old) => {
-                    old.lanes = if old.same_access(&note) { old.lanes } else { Lanes::Unknown };
-                    old.mask = either(old.mask, note.mask);
-                    old.block = if old.block == note.block { old.block } else { SEVERAL_BLOCKS };
-                }
-                None => {
-                    notes[past] = note;
-                    past += 1;
+            add_alike(&mut past, note);
+        }
+        let one = past.first().map_or(0, |note| note.source);
+        self.past_source = if past.iter().all(|note| note.source == one) { one } else { 0 };
+        self.past_live = past.iter().fold([0, 0], |all, note| either(all, note.mask));
+        self.past = past;
+        self.noted = [0, 0];
+        for note in others {
+            self.noted = either(self.noted, note.mask);
+            self.remember(note);
+        }
+    }
+
+    /// Keeps a note of a word in the table, where there are many of a launch or the line has had many before.
+    fn take_word(&mut self, note: &Note) -> bool {
+        let none = self.first.is_none() && self.more.is_empty() && !self.has_words();
+        let many = self.more.len() >= MANY || self.words.is_some();
+        if !(none || self.source == note.source) || !many || !self.words.get_or_insert_default().take(note) {
+            return false;
+        }
+        self.source = note.source;
+        true
+    }
+
+    /// The short way of [`Self::access`] for a word, where nobody has accessed it since a launch that was over when this one
+    /// began (`over`, or 0 if none is known to be): notes it in the table. False: nothing is noted.
+    #[inline]
+    pub(super) fn access_word(&mut self, access: &WordAccess, word: u32, lane: u32, over: u32) -> bool {
+        let (half, bits) = ((word / 16) as usize & 1, 0xf << (word % 16 * 4));
+        if self.noted[half] & bits != 0 {
+            return false;
+        }
+        let past = self.past_live[half] & bits;
+        if past != 0 && (over == 0 || self.past_source != over) {
+            return false;
+        }
+        let Some(words) = &mut self.words else { return false };
+        if !words.add(access, word, lane) {
+            return false;
+        }
+        self.noted[half] |= bits;
+        if access.writes {
+            self.past_live[half] &= !bits;
+        }
+        true
+    }
+
+    /// Keeps a note.
+    fn remember(&mut self, note: Note) {
+        match &mut self.first {
+            first @ None if self.more.is_empty() => {
+                self.source = note.source;
+                *first = Some(note);
+            }
+            first => {
+                self.source = if self.source == note.source { note.source } else { 0 };
+                match first {
+                    None => *first = Some(note),
+                    Some(_) => self.more.push(note),
                 }
             }
         }
-        notes.truncate(past);
-        self.past = past.min(usize::from(u16::MAX)) as u16;
-        let one = notes.first().map_or(0, |note| note.source);
-        self.past_source = if notes.iter().all(|note| note.source == one) { one } else { 0 };
-        self.past_live = notes.iter().fold([0, 0], |all, note| either(all, note.mask));
-        let mut others = others.into_iter();
-        self.first = others.next();
-        notes.extend(others);
-        self.more = notes;
-        self.cut(0, |_| true);
     }
 
     /// What an access conflicts with among the notes of `past`.
@@ -246,7 +337,7 @@ impl Line {
             return;
         }
         let live = self.past_live;
-        for old in &mut self.more[..self.past.into()] {
+        for old in &self.past {
             let both = both(both(old.mask, live), note.mask);
             if both == [0, 0] {
                 continue;
@@ -278,30 +369,31 @@ impl Line {
             }
             self.crowd = None;
         }
-        if self.more.len() >= CROWDED && self.first.as_ref().is_some_and(|first| first.source != note.source) {
-            self.put_together(note.source, &mut relation);
+        let crowded = self.more.len() >= CROWDED || self.has_words();
+        if crowded && self.first.as_ref().map_or(self.source, |first| first.source) != note.source {
+            self.turn_past(note, &mut relation);
         }
         if both(self.past_live, note.mask) != [0, 0] {
             self.look_at_past(note, &mut relation, &mut conflict);
         }
-        let past = usize::from(self.past);
         let fresh = both(self.noted, note.mask) == [0, 0];
         if fresh {
             self.noted = [self.noted[0] | note.mask[0], self.noted[1] | note.mask[1]];
             // Nobody has accessed these bytes. The latest note may be of this very instruction.
-            match (&mut self.first, self.more[past..].last_mut()) {
-                (first @ None, _) => *first = Some(*note),
-                (_, Some(old)) | (Some(old), None) if old.same_access(note) => {
-                    old.mask = [old.mask[0] | note.mask[0], old.mask[1] | note.mask[1]];
-                }
-                _ => self.more.push(*note),
+            if self.take_word(note) {
+                return;
+            }
+            match (self.more.last_mut(), &mut self.first) {
+                (Some(old), _) | (None, Some(old)) if old.same_access(note) => old.mask = either(old.mask, note.mask),
+                _ => self.remember(*note),
             }
             return;
         }
+        self.spread_words();
         let mut merged = false;
         let mut emptied = false;
         let mut readers = 0;
-        for old in self.first.iter_mut().chain(&mut self.more[past..]) {
+        for old in self.first.iter_mut().chain(&mut self.more) {
             readers += usize::from(!old.writes);
             if old.same_access(note) {
                 old.mask = [old.mask[0] | note.mask[0], old.mask[1] | note.mask[1]];
@@ -335,13 +427,10 @@ impl Line {
         }
         self.noted = [self.noted[0] | note.mask[0], self.noted[1] | note.mask[1]];
         if !merged && (note.writes || readers < READERS) {
-            match &mut self.first {
-                first @ None => *first = Some(*note),
-                Some(_) => self.more.push(*note),
-            }
+            self.remember(*note);
         } else if !merged {
             // As many as are remembered: which bytes they have read does not matter any more.
-            self.crowd = Crowd::of(self.first.iter().chain(&self.more[past..]).copied()).map(Box::new);
+            self.crowd = Crowd::of(self.first.iter().chain(&self.more).copied()).map(Box::new);
         }
     }
 }
@@ -370,61 +459,4 @@ fn lanes_apart(old: &Note, new: &Note, overlap: u128, clock: &WarpClock) -> Opti
         }
     }
     None
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A write of word `word` of the line by lane 0 of warp 0 of a block.
-    fn write(source: u32, block: u32, word: u32) -> Note {
-        let lanes = Lanes::Side { base: -(word as i8), shift: 2 };
-        Note::new(source, (block, 0, 1), 7, lanes, (true, false), super::super::pages::range_mask(4 * word, 4))
-    }
-
-    /// Writes, and says which notes that conflicts with. `over`: sources that were over when this one began.
-    fn access(line: &mut Line, note: Note, over: &[u32]) -> Vec<(u32, u32, u32)> {
-        let mut found = Vec::new();
-        let relation = |old: &Note| match old.source {
-            source if over.contains(&source) => Relation::Before,
-            source if source == note.source && old.block == note.block => Relation::SameWarp,
-            _ => Relation::Apart,
-        };
-        line.access(&note, None, relation, |conflict| {
-            found.push((conflict.other.source, conflict.other.block, conflict.byte));
-        });
-        found
-    }
-
-    #[test]
-    fn what_many_blocks_of_a_launch_that_is_over_have_done_is_remembered_together() {
-        let mut line = Line::default();
-        for word in 0..32 {
-            assert!(access(&mut line, write(1, word, word), &[]).is_empty());
-        }
-        // The next launch writes half of the line again.
-        for word in 0..16 {
-            assert!(access(&mut line, write(2, word, word), &[1]).is_empty());
-        }
-        assert_eq!(line.past, 1);
-        // Two of its blocks write the same place.
-        assert_eq!(access(&mut line, write(2, 9, 5), &[1]), [(2, 5, 20)]);
-        // A third one is ordered with neither: it meets the second where that has written, the first elsewhere.
-        assert_eq!(access(&mut line, write(3, 0, 3), &[]), [(2, 3, 12)]);
-        assert_eq!(access(&mut line, write(3, 0, 20), &[]), [(1, SEVERAL_BLOCKS, 80)]);
-    }
-
-    #[test]
-    fn bytes_that_are_forgotten_are_forgotten_of_all() {
-        let mut line = Line::default();
-        for word in 0..32 {
-            access(&mut line, write(1, word, word), &[]);
-        }
-        access(&mut line, write(2, 0, 0), &[1]);
-        line.forget(u128::MAX);
-        assert_eq!((line.past, line.noted), (0, [0, 0]));
-        for word in 0..32 {
-            assert!(access(&mut line, write(3, 0, word), &[]).is_empty());
-        }
-    }
 }
