@@ -174,6 +174,13 @@ pub fn load(folder: &Path, recipe: &Recipe, layout: &Layout) -> Result<Option<St
     damaged.map_or(Ok(None), Err)
 }
 
+/// The recipe of the furthest state in `folder` that can be opened, if there is any.
+pub fn recipe_of(folder: &Path) -> Option<Recipe> {
+    let opened = candidates(folder).into_iter().filter_map(|path| open(&path).ok());
+    let (_, checkpoint) = opened.max_by_key(|(step, _)| *step)?;
+    serde_json::from_str(checkpoint.metadata.get("recipe")?).ok()
+}
+
 /// Whether a folder holds a state, whole or not.
 pub(super) fn exists(folder: &Path) -> bool {
     !candidates(folder).is_empty()
