@@ -121,7 +121,7 @@ pub(crate) struct TrainArgs {
     #[arg(long, visible_alias = "log-interval", value_name = "STEPS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     log_interval: u64,
     /// Stop when so many steps are done, as at an interrupt
-    #[arg(long, visible_alias = "stop-after", value_name = "STEPS")]
+    #[arg(long, visible_alias = "stop-after", value_name = "STEPS", value_parser = clap::value_parser!(u64).range(1..))]
     stop_after: Option<u64>,
     /// What the messages of several processes go through: TCP, or Open MPI's library, for runs that mpirun starts
     #[arg(long, value_enum, default_value = "tcp")]

@@ -272,7 +272,16 @@ fn compare(name: &str, saved: &Value, asked: &Value, found: &mut Vec<String>) {
                 compare(&inner, a.get(key).unwrap_or(&Value::Null), b.get(key).unwrap_or(&Value::Null), found);
             }
         }
-        _ if saved != asked => found.push(format!("{name} was {saved} and is {asked}")),
+        _ if saved != asked => found.push(format!("{name} was {} and is {}", said(name, saved), said(name, asked))),
         _ => {}
+    }
+}
+
+/// A value of a recipe in words. What is not there is an option that was not given.
+fn said(name: &str, value: &Value) -> String {
+    match (name, value) {
+        ("engine", Value::Null) => "\"ours\"".into(),
+        (_, Value::Null) => "none".into(),
+        _ => value.to_string(),
     }
 }

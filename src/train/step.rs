@@ -162,7 +162,8 @@ impl<'a> Stepper<'a> {
             self.engine.gradients().clone_into(&mut sums.gradients);
             self.engine.buffers().clone_into(&mut sums.statistics);
         } else {
-            for range in rest(&[0..sums.gradients.len()], &mut sent) {
+            let all = 0..sums.gradients.len();
+            for range in rest(std::slice::from_ref(&all), &mut sent) {
                 add(&mut sums.gradients[range.clone()], &self.engine.gradients()[range]);
             }
             add(&mut sums.statistics, self.engine.buffers());

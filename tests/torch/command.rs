@@ -128,5 +128,5 @@ fn processes_of_a_mixed_run_agree_about_the_blocks() {
     let shared = folder.path().join("shared");
     together(&data, &shared, "mixed");
     let (EngineChoice::Mixed(_), losses) = log(&shared) else { panic!("it is mixed") };
-    assert_eq!(losses.len(), 4);
+    assert_eq!(losses.len(), 6);
 }

@@ -17,7 +17,7 @@ pub(super) enum EngineName {
     Ours,
     /// libtorch, which the program must have been built with
     Tch,
-    /// Each block of the network by whichever of both is faster here, which is measured first
+    /// Each block of the network by whichever of both is faster here, which a dozen steps find out first
     Mixed,
 }
 

@@ -181,9 +181,10 @@ impl Read for Endpoint {
         if self.at == self.left.len() {
             let Mpi { functions, world, byte, .. } = &*self.mpi;
             let (mut status, mut len): (Status, c_int) = ([0; 16], 0);
-            // SAFETY: the status is large enough.
             patiently(|found| {
-                check(unsafe { (functions.probe)(self.peer, self.tag, *world, found, &mut status) }, "MPI_Iprobe")
+                // SAFETY: the status is large enough.
+                let code = unsafe { (functions.probe)(self.peer, self.tag, *world, found, &mut status) };
+                check(code, "MPI_Iprobe")
             })?;
             // SAFETY: the message has as many bytes as the probe says, since nobody else receives what this process sends under this tag.
             unsafe {

@@ -164,7 +164,7 @@ impl Backward {
             if let Op::Backward(BackwardOp::Parameter { .. }) = node.op {
                 let value = node.input(Slot::Weight).ok_or("a gradient without its parameter")?;
                 let block = by_value.get(&value).ok_or_else(|| format!("nobody reads `{}`", node.name))?;
-                behind[*block].extend(sums.drain(..));
+                behind[*block].append(&mut sums);
                 behind[*block].push(index);
                 continue;
             }
@@ -178,7 +178,7 @@ impl Backward {
             let first = sums.first().copied().unwrap_or(index);
             sums.clear();
             let range = &mut ranges[block];
-            if range.is_empty() {
+            if range.start == range.end {
                 *range = first..index + 1;
             } else if range.end == first {
                 range.end = index + 1;

@@ -163,7 +163,7 @@ impl Placed {
                 let shape: Vec<usize> = parameter.size().into_iter().map(|n| n as usize).collect();
                 // SAFETY: the view dies here.
                 let mut sum = unsafe { view(gradients[range].as_mut_ptr(), &shape) };
-                sum.f_add_(&gradient).map_err(refused)?;
+                let _ = sum.f_add_(&gradient).map_err(refused)?;
             }
         }
         Ok(())
