@@ -28,8 +28,10 @@ mod models;
 mod weights;
 
 use segface_codegen::{Backbone, ModelSpec, WeightSource};
+use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
 use weights::Store;
+pub use weights::Training;
 
 /// What keeps the reference from running.
 #[derive(Debug, thiserror::Error)]
@@ -94,13 +96,19 @@ impl<'a> Model<'a> {
         factor: &'a dyn Fn(u32, f32, usize) -> f32,
     ) -> Self {
         let mut model = Model::new(spec, weights, kind);
-        model.store.training = Some(weights::Training { momentum, factor, places: Default::default() });
+        model.store.training = Some(Training { momentum, factor, frozen: &|_| false });
         model
+    }
+
+    /// The network in training mode over tensors that somebody else holds, by published name, all of `kind`: what has a gradient is what
+    /// they say, and running statistics are moved where they lie.
+    pub fn over(spec: ModelSpec, tensors: BTreeMap<String, Tensor>, kind: Kind, training: Training<'a>) -> Self {
+        Model { spec, store: Store::of_tensors(tensors, kind, training) }
     }
 
     /// Every tensor that forward passes have used, by published name: in training mode parameters with their gradients, running statistics as
     /// they are now.
-    pub fn tensors(&self) -> std::collections::BTreeMap<String, Tensor> {
+    pub fn tensors(&self) -> BTreeMap<String, Tensor> {
         self.store.tensors()
     }
 
@@ -119,9 +127,7 @@ impl<'a> Model<'a> {
             (true, points) => return Err(Error::Landmarks { found: points.map(Tensor::size), batch }),
         };
         let root = self.store.root();
-        if let Some(training) = &self.store.training {
-            training.places.set(0);
-        }
+        self.store.places.set(0);
         let mut x = input.to_kind(self.store.kind());
         if let Some(points) = landmarks {
             x = image::warp(&x, points);
@@ -133,6 +139,20 @@ impl<'a> Model<'a> {
             logits = image::unwarp(&logits, points, height, width);
         }
         Ok(Outputs { logits, taps, fused, tokens })
+    }
+
+    /// A part of it: tap `stage` (0 to 3) of the backbone [N, C, h, w], from the one before it or from the image `x`. In training, `place` is
+    /// that of the stage's first residual branch.
+    pub fn stage(&self, stage: usize, x: &Tensor, place: u32) -> Result<Tensor, Error> {
+        self.store.places.set(place);
+        models::stage(self.spec.backbone, &self.store.root(), stage, x)
+    }
+
+    /// The rest: logits [N, T, 4h, 4w] from the taps, in the warped frame where images are warped.
+    pub fn decode(&self, taps: &[Tensor; 4]) -> Result<Tensor, Error> {
+        let root = self.store.root();
+        let fused = models::decoder::fuse(&root, taps)?;
+        Ok(models::decoder::decode(&root, self.spec.variant, &fused)?.1)
     }
 }
 

@@ -17,13 +17,14 @@ use std::{
 use tch::{Kind, Tensor};
 
 /// What training mode adds.
-pub(crate) struct Training<'a> {
+#[derive(Clone, Copy)]
+pub struct Training<'a> {
     /// Weight of the batch in the running statistics.
-    pub(crate) momentum: f64,
+    pub momentum: f64,
     /// Factor of stochastic depth: of a place of the network, a probability, an image.
-    pub(crate) factor: &'a dyn Fn(u32, f32, usize) -> f32,
-    /// Residual branches met so far.
-    pub(crate) places: Cell<u32>,
+    pub factor: &'a dyn Fn(u32, f32, usize) -> f32,
+    /// Whether the batch norm whose tensors' names begin so keeps its running statistics, and normalises by them.
+    pub frozen: &'a dyn Fn(&str) -> bool,
 }
 
 /// Whether a tensor of that name is a parameter.
@@ -42,9 +43,11 @@ fn trained(name: &str) -> bool {
 
 /// Converts what a source holds to one kind, once.
 pub(crate) struct Store<'a> {
-    source: &'a dyn WeightSource,
+    source: Option<&'a dyn WeightSource>,
     kind: Kind,
     pub(crate) training: Option<Training<'a>>,
+    /// Residual branches met so far in training.
+    pub(crate) places: Cell<u32>,
     converted: RefCell<HashMap<String, Tensor>>,
 }
 
@@ -56,7 +59,13 @@ impl fmt::Debug for Store<'_> {
 
 impl<'a> Store<'a> {
     pub(crate) fn new(source: &'a dyn WeightSource, kind: Kind) -> Self {
-        Store { source, kind, training: None, converted: RefCell::default() }
+        Store { source: Some(source), kind, training: None, places: Cell::new(0), converted: RefCell::default() }
+    }
+
+    /// These tensors themselves, and no others.
+    pub(crate) fn of_tensors(tensors: BTreeMap<String, Tensor>, kind: Kind, training: Training<'a>) -> Self {
+        let converted = RefCell::new(tensors.into_iter().collect());
+        Store { source: None, kind, training: Some(training), places: Cell::new(0), converted }
     }
 
     pub(crate) fn kind(&self) -> Kind {
@@ -72,7 +81,7 @@ impl<'a> Store<'a> {
         if let Some(tensor) = self.converted.borrow().get(&name) {
             return Ok(tensor.shallow_clone());
         }
-        let Some((shape, values)) = self.source.tensor(&name) else {
+        let Some((shape, values)) = self.source.and_then(|source| source.tensor(&name)) else {
             return Err(Error::Missing(name));
         };
         let shape: Vec<i64> = shape.iter().map(|&n| n as i64).collect();
@@ -118,8 +127,8 @@ impl Scope<'_> {
     /// A residual branch [N, ..] in training: torchvision's `StochasticDepth`, mode "row". Else the branch itself.
     pub(crate) fn stochastic_depth(&self, branch: &Tensor, probability: f64) -> Tensor {
         let Some(training) = &self.store.training else { return branch.shallow_clone() };
-        let place = training.places.get();
-        training.places.set(place + 1);
+        let place = self.store.places.get();
+        self.store.places.set(place + 1);
         if probability == 0.0 {
             return branch.shallow_clone();
         }
@@ -160,8 +169,8 @@ impl Scope<'_> {
             running_var: self.tensor("running_var")?,
         };
         Ok(match &self.store.training {
-            None => batch_norm(x, &p, eps),
-            Some(training) => batch_norm_in_training(x, &p, training.momentum, eps),
+            Some(training) if !(training.frozen)(&self.path) => batch_norm_in_training(x, &p, training.momentum, eps),
+            _ => batch_norm(x, &p, eps),
         })
     }
 

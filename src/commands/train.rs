@@ -1,12 +1,15 @@
 //! `segface train`: a network from a data set's own folder.
 
+mod engine;
+
 use clap::ValueEnum;
+use engine::EngineName;
 use segface::data::{Dataset, Split, dataset_named, folder_in};
+use segface::engine::EngineError;
 use segface::parser::default_threads;
-use segface::train::ours::OurEngine;
 use segface::train::{Decay, Layout, Place, Recipe, RunOptions, Schedule, Start, Summary, TrainError, connect, train};
 use segface::{Backbone, Error, ModelSpec, Variant};
-use segface_codegen::grad::TrainingOptions;
+use segface_codegen::grad::{TrainingOptions, training};
 use segface_codegen::plan::Precision;
 use segface_kernels::{DType, Isa, peak};
 use std::collections::BTreeMap;
@@ -118,11 +121,17 @@ pub(crate) struct TrainArgs {
     #[arg(long, visible_alias = "log-interval", value_name = "STEPS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     log_interval: u64,
     /// Stop when so many steps are done, as at an interrupt
-    #[arg(long, visible_alias = "stop-after", value_name = "STEPS")]
+    #[arg(long, visible_alias = "stop-after", value_name = "STEPS", value_parser = clap::value_parser!(u64).range(1..))]
     stop_after: Option<u64>,
     /// What the messages of several processes go through: TCP, or Open MPI's library, for runs that mpirun starts
     #[arg(long, value_enum, default_value = "tcp")]
     transport: Transport,
+    /// What computes losses and gradients. States are resumed by the engine that they are of
+    #[arg(long, value_enum, default_value = "ours")]
+    engine: EngineName,
+    /// Whether gradients travel to the other processes while the backward pass goes on; if not, after it. No number depends on it
+    #[arg(long, value_name = "BOOL", default_value = "true", value_parser = truth, action = clap::ArgAction::Set)]
+    overlap: bool,
     /// The data set's own folder [default: see below]
     #[arg(long, value_name = "FOLDER")]
     data: Option<PathBuf>,
@@ -214,6 +223,7 @@ impl TrainArgs {
             freeze_backbone: self.freeze_backbone,
             precision: Precision::F32,
             seed: self.seed,
+            engine: self.engine.choice(),
             ..published
         }
     }
@@ -301,16 +311,18 @@ pub(crate) fn run(args: TrainArgs) -> Result<(), Error> {
         true => layout.freeze(|name| name.starts_with("backbone.")),
         false => layout,
     };
-    let training = TrainingOptions {
+    let step = TrainingOptions {
         batch: recipe.batch,
         height: recipe.resolution,
         width: recipe.resolution,
         stochastic_depth: true,
         outputs: Vec::new(),
     };
-    let mut engine = OurEngine::new(layout, &training, threads, Isa::best())?;
-    let step = engine.training();
-    let flops: u64 = step.graph.nodes.iter().map(|node| node.flops(&step.graph)).sum();
+    let trained = |name: &str| layout.find(name).is_some_and(|entry| entry.trained);
+    let graph = training(&model, &step, &trained).map_err(EngineError::from)?.graph;
+    let flops: u64 = graph.nodes.iter().map(|node| node.flops(&graph)).sum();
+    drop(graph);
+    let mut engine = args.engine.start(layout, &step, threads)?;
     let flops_per_image = flops as f64 / recipe.batch as f64;
     let peak = peak::gflops(Isa::best(), DType::F32) * 1e9 * (threads * place.size) as f64;
 
@@ -332,13 +344,16 @@ pub(crate) fn run(args: TrainArgs) -> Result<(), Error> {
         save_epochs: args.save_interval,
         validate_epochs: args.val_interval,
         validate_batch: usize::from(args.val_bs),
+        overlap: args.overlap,
         threads,
         workers: usize::from(args.num_workers),
         progress: true,
         most_images_per_second: Some(peak / flops_per_image),
     };
     stop_when_told();
-    let trained = train(&recipe, &options, &mut engine, &mut group, &STOP);
+    let resumed = options.resume.then_some(options.folder.as_path());
+    let decided = engine.decided(&recipe, &mut group, resumed);
+    let trained = decided.and_then(|recipe| train(&recipe, &options, engine.engine(), &mut group, &STOP));
     let summary = trained.inspect_err(|error| group.abort(|| segface::print_error(error)))?;
     match place.rank {
         0 => tell(&recipe, &options, &summary, place.size),

@@ -53,6 +53,12 @@ pub enum EngineError {
         /// What was given.
         found: usize,
     },
+    /// libtorch refused.
+    #[error("libtorch: {reason}")]
+    Torch {
+        /// What it says.
+        reason: String,
+    },
     /// Labels that are no classes.
     #[error("{reason}")]
     Labels {

@@ -30,6 +30,8 @@ mod run;
 mod schedule;
 mod state;
 mod step;
+#[cfg(feature = "libtorch")]
+pub mod torch;
 mod validate;
 
 pub use curves::{png as curves_png, svg as curves_svg};
@@ -42,7 +44,7 @@ pub use group::{Chain, Group, Link, Place, connect};
 pub use initial::{Arrays, initial};
 pub use layout::{ALIGNMENT, Entry, Layout, Role};
 pub use log::{LOG, Line};
-pub use options::{Recipe, RunOptions, Start};
+pub use options::{EngineChoice, Recipe, RunOptions, Start};
 pub use run::{Summary, train};
 pub use schedule::{Decay, Schedule};
-pub use state::{PREVIOUS, STATE, State, Tally, load};
+pub use state::{PREVIOUS, STATE, State, Tally, load, recipe_of};

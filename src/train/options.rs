@@ -6,6 +6,26 @@ use segface_codegen::{ModelSpec, Variant};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
+/// What computes losses and gradients. Engines round differently, so that a state is only resumed by the one that it is of.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EngineChoice {
+    /// Ours.
+    #[default]
+    Ours,
+    /// libtorch.
+    Tch,
+    /// Ours, but for these blocks of the network, which libtorch computes.
+    Mixed(Vec<String>),
+}
+
+impl EngineChoice {
+    /// Whether it is ours, which recipes do not mention.
+    fn is_ours(&self) -> bool {
+        *self == EngineChoice::Ours
+    }
+}
+
 /// Everything that the numbers of a run depend on. A state is only resumed under the same.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Recipe {
@@ -39,6 +59,9 @@ pub struct Recipe {
     pub seed: u64,
     /// Images of the train split.
     pub images: usize,
+    /// What computes.
+    #[serde(default, skip_serializing_if = "EngineChoice::is_ours")]
+    pub engine: EngineChoice,
 }
 
 impl Recipe {
@@ -60,6 +83,7 @@ impl Recipe {
             precision: Precision::F32,
             seed: 32,
             images,
+            engine: EngineChoice::Ours,
         }
     }
 
@@ -109,6 +133,8 @@ pub struct RunOptions {
     pub validate_epochs: u64,
     /// Images in one run of the network at validation.
     pub validate_batch: usize,
+    /// Whether gradients travel to other processes while the rest of the backward pass is computed, else after it.
+    pub overlap: bool,
     /// Threads that compute.
     pub threads: usize,
     /// Threads that read and prepare images.

@@ -93,7 +93,7 @@ pub fn train(
         ..LoaderOptions::training(&dataset, size, recipe.batch, recipe.seed)
     };
     let loader = Loader::new(Arc::clone(&dataset), loader);
-    let mut stepper = Stepper::new(recipe, engine, group, &dataset, options.threads, stop);
+    let mut stepper = Stepper::new(recipe, engine, group, &dataset, options, stop);
     let mut tally = Tally::default();
     if let Some(state) = saved {
         stepper.optimizer.moments = state.moments.map(Cow::into_owned);

@@ -174,6 +174,13 @@ pub fn load(folder: &Path, recipe: &Recipe, layout: &Layout) -> Result<Option<St
     damaged.map_or(Ok(None), Err)
 }
 
+/// The recipe of the furthest state in `folder` that can be opened, if there is any.
+pub fn recipe_of(folder: &Path) -> Option<Recipe> {
+    let opened = candidates(folder).into_iter().filter_map(|path| open(&path).ok());
+    let (_, checkpoint) = opened.max_by_key(|(step, _)| *step)?;
+    serde_json::from_str(checkpoint.metadata.get("recipe")?).ok()
+}
+
 /// Whether a folder holds a state, whole or not.
 pub(super) fn exists(folder: &Path) -> bool {
     !candidates(folder).is_empty()
@@ -265,7 +272,16 @@ fn compare(name: &str, saved: &Value, asked: &Value, found: &mut Vec<String>) {
                 compare(&inner, a.get(key).unwrap_or(&Value::Null), b.get(key).unwrap_or(&Value::Null), found);
             }
         }
-        _ if saved != asked => found.push(format!("{name} was {saved} and is {asked}")),
+        _ if saved != asked => found.push(format!("{name} was {} and is {}", said(name, saved), said(name, asked))),
         _ => {}
+    }
+}
+
+/// A value of a recipe in words. What is not there is an option that was not given.
+fn said(name: &str, value: &Value) -> String {
+    match (name, value) {
+        ("engine", Value::Null) => "\"ours\"".into(),
+        (_, Value::Null) => "none".into(),
+        _ => value.to_string(),
     }
 }

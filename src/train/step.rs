@@ -2,7 +2,7 @@
 
 use super::guard::{check_labels, not_finite};
 use super::optimizer::{Average, Optimizer};
-use super::{Draws, Engine, Group, Recipe, Role, TrainError};
+use super::{Draws, Engine, Group, Recipe, Role, RunOptions, TrainError};
 use crate::Error;
 use crate::data::{Batches, Dataset};
 use segface_kernels::Context;
@@ -19,6 +19,8 @@ pub(super) struct Stepper<'a> {
     pub(super) optimizer: Optimizer,
     pub(super) average: Option<Average>,
     pub(super) ctx: Context,
+    /// Whether gradients leave as soon as they are complete.
+    overlap: bool,
     /// Says that the run is to stop.
     pub(super) stop: &'a AtomicBool,
     /// Where several micro-batches are one after another: their sum, and the statistics before them and their sum.
@@ -51,14 +53,15 @@ impl<'a> Stepper<'a> {
         engine: &'a mut dyn Engine,
         group: &'a mut Group,
         dataset: &'a Dataset,
-        threads: usize,
+        options: &RunOptions,
         stop: &'a AtomicBool,
     ) -> Self {
         let optimizer = Optimizer::new(engine.layout());
         let average = recipe.ema.map(|keep| Average::new(keep, engine));
-        let ctx = Context::new(threads, segface_kernels::Isa::best());
+        let ctx = Context::new(options.threads, segface_kernels::Isa::best());
         let sums = (recipe.replicas > group.size()).then(Sums::default);
-        Self { recipe, engine, group, dataset, optimizer, average, ctx, stop, sums }
+        let overlap = options.overlap;
+        Self { recipe, engine, group, dataset, optimizer, average, ctx, overlap, stop, sums }
     }
 
     /// Micro-batches of this process in a step.
@@ -116,46 +119,58 @@ impl<'a> Stepper<'a> {
         1.0 / self.recipe.replicas as f32
     }
 
-    /// A micro-batch that is all of this process's: its gradients leave as they become final.
+    /// A micro-batch that is all of this process's: its gradients leave as they become complete.
     fn only(&mut self, batch: &crate::data::Batch, draws: Draws) -> Result<super::Loss, Error> {
         self.engine.gradients_mut().fill(0.0);
         let scale = self.scale();
-        let group = &mut *self.group;
+        let (group, overlap) = (&mut *self.group, self.overlap);
         let mut sent: Vec<Range<usize>> = Vec::new();
         let loss = self.engine.accumulate(batch, draws, scale, &mut |range, values| {
-            group.push(range.clone(), values);
-            sent.push(range);
+            if overlap {
+                group.push(range.clone(), values);
+                sent.push(range);
+            }
         })?;
-        for range in rest(&self.engine.layout().trained_ranges(), sent) {
+        for range in rest(&self.engine.layout().trained_ranges(), &mut sent) {
             self.group.push(range.clone(), &self.engine.gradients()[range]);
         }
         Ok(loss)
     }
 
-    /// One of several: gradients are added up in order, and each starts from the same statistics, as if it were a process of its own.
+    /// One of several: gradients are added up in order, and each starts from the same statistics, as if it were a process of its own. The
+    /// sums leave as the last one's gradients become complete.
     fn add(&mut self, place: usize, batch: &crate::data::Batch, draws: Draws) -> Result<super::Loss, Error> {
         let (scale, last) = (self.scale(), place + 1 == self.own());
         let sums = self.sums.get_or_insert_default();
         if place == 0 {
-            sums.before = self.engine.buffers().to_vec();
+            self.engine.buffers().clone_into(&mut sums.before);
         } else {
             self.engine.buffers_mut().copy_from_slice(&sums.before);
         }
         self.engine.gradients_mut().fill(0.0);
-        let loss = self.engine.accumulate(batch, draws, scale, &mut |_, _| {})?;
-        for (sum, values) in
-            [(&mut sums.gradients, self.engine.gradients()), (&mut sums.statistics, self.engine.buffers())]
-        {
-            if place == 0 {
-                sum.clear();
-                sum.extend_from_slice(values);
-            } else {
-                sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+        let early = last && place > 0 && self.overlap && self.group.size() > 1;
+        let group = &mut *self.group;
+        let mut sent: Vec<Range<usize>> = Vec::new();
+        let loss = self.engine.accumulate(batch, draws, scale, &mut |range, values| {
+            if early {
+                add(&mut sums.gradients[range.clone()], values);
+                group.push(range.clone(), &sums.gradients[range.clone()]);
+                sent.push(range);
             }
+        })?;
+        if place == 0 {
+            self.engine.gradients().clone_into(&mut sums.gradients);
+            self.engine.buffers().clone_into(&mut sums.statistics);
+        } else {
+            let all = 0..sums.gradients.len();
+            for range in rest(std::slice::from_ref(&all), &mut sent) {
+                add(&mut sums.gradients[range.clone()], &self.engine.gradients()[range]);
+            }
+            add(&mut sums.statistics, self.engine.buffers());
         }
         if last {
             self.engine.gradients_mut().copy_from_slice(&sums.gradients);
-            for range in self.engine.layout().trained_ranges() {
+            for range in rest(&self.engine.layout().trained_ranges(), &mut sent) {
                 self.group.push(range.clone(), &self.engine.gradients()[range]);
             }
         }
@@ -195,8 +210,12 @@ impl<'a> Stepper<'a> {
     }
 }
 
-/// What of `all` is in none of `taken`, in order.
-fn rest(all: &[Range<usize>], mut taken: Vec<Range<usize>>) -> Vec<Range<usize>> {
+fn add(sums: &mut [f32], values: &[f32]) {
+    sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+}
+
+/// What of `all` is in none of `taken`, in order. Puts `taken` in order, too.
+fn rest(all: &[Range<usize>], taken: &mut [Range<usize>]) -> Vec<Range<usize>> {
     taken.sort_by_key(|range| range.start);
     let mut left = Vec::new();
     for range in all {
@@ -220,8 +239,8 @@ mod tests {
 
     #[test]
     fn what_was_not_announced_is_sent_once() {
-        assert_eq!(rest(&[0..10, 20..30], vec![]), [0..10, 20..30]);
-        assert_eq!(rest(&[0..10, 20..30], vec![22..30, 2..4, 0..1]), [1..2, 4..10, 20..22]);
-        assert!(rest(&[0..10, 20..30], vec![12..30, 0..12]).is_empty());
+        assert_eq!(rest(&[0..10, 20..30], &mut []), [0..10, 20..30]);
+        assert_eq!(rest(&[0..10, 20..30], &mut [22..30, 2..4, 0..1]), [1..2, 4..10, 20..22]);
+        assert!(rest(&[0..10, 20..30], &mut [12..30, 0..12]).is_empty());
     }
 }

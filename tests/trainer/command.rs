@@ -120,29 +120,34 @@ fn stopped_by_a_signal_or_killed_it_goes_on_to_the_same_bits() {
 }
 
 #[test]
-fn two_processes_end_with_the_bits_of_one() {
+fn two_and_four_processes_end_with_the_bits_of_one() {
     let folder = tempfile::tempdir().unwrap();
     let home = home(folder.path());
     let alone = Run { home: home.clone(), name: "alone" };
     let done = alone.finish(&["--train_bs", "1", "--accumulate", "2", "--val_interval", "0", "--epochs", "1"]);
     // clap does not take an option twice.
     assert_eq!(done.status.code(), Some(2), "{}", stderr(&done));
-    let done = alone.finish(&["--train_bs", "1", "--accumulate", "2"]);
-    assert!(done.status.success(), "{}", stderr(&done));
-    let shared = Run { home, name: "shared" };
-    let port = free_port().to_string();
-    let children: Vec<_> = (0..2)
-        .map(|rank| {
-            let mut command = shared.command(&["--train_bs", "1"]);
-            command.env("RANK", rank.to_string()).env("WORLD_SIZE", "2").env("MASTER_PORT", &port);
-            command.spawn().unwrap()
-        })
-        .collect();
-    for child in children {
-        let done = child.wait_with_output().unwrap();
+    for (size, name, shared) in [(2, "alone2", ["shared2", "late2"]), (4, "alone4", ["shared4", "late4"])] {
+        let alone = Run { home: home.clone(), name };
+        let done = alone.finish(&["--train_bs", "1", "--accumulate", &size.to_string()]);
         assert!(done.status.success(), "{}", stderr(&done));
+        for (overlap, name) in ["true", "false"].into_iter().zip(shared) {
+            let shared = Run { home: home.clone(), name };
+            let port = free_port().to_string();
+            let children: Vec<_> = (0..size)
+                .map(|rank| {
+                    let mut command = shared.command(&["--train_bs", "1", "--overlap", overlap]);
+                    command.env("RANK", rank.to_string()).env("WORLD_SIZE", size.to_string());
+                    command.env("MASTER_PORT", &port).spawn().unwrap()
+                })
+                .collect();
+            for child in children {
+                let done = child.wait_with_output().unwrap();
+                assert!(done.status.success(), "{}", stderr(&done));
+            }
+            assert!(alone.state() == shared.state(), "{size} processes, --overlap {overlap}");
+        }
     }
-    assert!(alone.state() == shared.state());
 }
 
 #[test]
@@ -225,5 +230,11 @@ fn wrong_command_lines_are_explained() {
     ] {
         let said = train(args);
         assert!(said.contains(part), "{args:?}: {said}");
+    }
+    if cfg!(not(feature = "libtorch")) {
+        for engine in ["tch", "mixed"] {
+            let said = train(&["--dataset", "celeb", "--expt_name", "x", "--model", "mobilenet", "--engine", engine]);
+            assert!(said.contains("cargo xtask torch"), "{said}");
+        }
     }
 }

@@ -10,6 +10,7 @@ mod synthetic;
 
 mod command;
 mod files;
+mod overlap;
 mod pixels;
 mod process;
 mod processes;

@@ -28,6 +28,8 @@ pub(crate) struct Asked {
     pub(crate) dies_at: Option<u64>,
     /// Step whose first gradient is no number.
     pub(crate) poisoned_at: Option<u64>,
+    /// Whether gradients travel during the backward pass.
+    pub(crate) overlap: bool,
     /// Whether processes find each other by MPI.
     pub(crate) mpi: bool,
     /// Bytes beyond which the system refuses to make a file longer.
@@ -50,6 +52,7 @@ impl Asked {
             stop_after: None,
             dies_at: None,
             poisoned_at: None,
+            overlap: true,
             mpi: false,
             longest_file: None,
         }
@@ -85,6 +88,7 @@ impl Asked {
             save_epochs: 1,
             validate_epochs: 0,
             validate_batch: 1,
+            overlap: self.overlap,
             threads: 1,
             workers: 2,
             progress: false,

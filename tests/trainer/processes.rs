@@ -24,13 +24,29 @@ fn two_and_four_processes_end_with_the_bits_of_one_that_does_their_micro_batches
         let alone = asked(&data, folder.path(), &format!("alone{size}"), size);
         let run = alone.finish();
         assert!(run.status.success(), "{}", stderr(&run));
-        let shared = asked(&data, folder.path(), &format!("shared{size}"), size);
-        for run in together(&shared, size) {
-            assert!(run.status.success(), "{}", stderr(&run));
+        for overlap in [true, false] {
+            let shared = asked(&data, folder.path(), &format!("shared{size}{overlap}"), size);
+            let shared = Asked { overlap, ..shared };
+            for run in together(&shared, size) {
+                assert!(run.status.success(), "{}", stderr(&run));
+            }
+            // Parameters, moments, averages, statistics, and the sums of all losses.
+            assert!(alone.state() == shared.state(), "{size} processes, overlap {overlap}");
         }
-        // Parameters, moments, averages, statistics, and the sums of all losses.
-        assert!(alone.state() == shared.state(), "{size} processes");
     }
+}
+
+#[test]
+fn processes_that_send_other_parts_of_the_gradients_are_found_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = synthetic::celeb(&folder.path().join("data"));
+    let shared = asked(&data, folder.path(), "shared", 2);
+    let port = free_port();
+    let late = Asked { overlap: false, ..shared.clone() };
+    let children = [late.start(1, 2, port), shared.start(0, 2, port)];
+    let runs = children.map(|child| child.wait_with_output().unwrap());
+    assert!(runs.iter().all(|run| run.status.code() == Some(3)));
+    assert!(stderr(&runs[0]).contains("at another place"), "{}", stderr(&runs[0]));
 }
 
 #[test]
@@ -57,9 +73,13 @@ fn accumulation_within_processes_is_the_same_run_but_for_the_order_of_sums() {
     let alone = asked(&data, folder.path(), "alone", 4);
     assert!(alone.finish().status.success());
     let shared = asked(&data, folder.path(), "shared", 4);
-    for run in together(&shared, 2) {
-        assert!(run.status.success(), "{}", stderr(&run));
+    let late = Asked { overlap: false, ..asked(&data, folder.path(), "late", 4) };
+    for asked in [&shared, &late] {
+        for run in together(asked, 2) {
+            assert!(run.status.success(), "{}", stderr(&run));
+        }
     }
+    assert!(shared.state() == late.state(), "sums that leave early are others");
     let read = |asked: &Asked| {
         let state = segface::train::load(&asked.folder, &asked.recipe(), &crate::pixels::layout()).unwrap().unwrap();
         state.parameters.into_owned()

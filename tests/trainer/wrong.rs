@@ -3,7 +3,7 @@
 use crate::pixels::MODEL;
 use crate::process::Asked;
 use crate::synthetic;
-use segface::train::{Place, STATE, TrainError};
+use segface::train::{EngineChoice, Place, Recipe, STATE, TrainError};
 use segface::{Error, ModelSpec, Variant};
 use std::fs;
 
@@ -38,6 +38,14 @@ fn states_of_other_runs_are_neither_resumed_nor_overwritten() {
     let swin = ModelSpec { backbone: segface::Backbone::SwinBase, ..MODEL };
     let model = refused(&Asked { resume: true, model: swin, ..asked.clone() });
     assert!(model.contains("model.backbone was \"MobileNet\" and is \"SwinBase\""), "{model}");
+    let recipe = Recipe { engine: EngineChoice::Tch, clip: None, ..asked.recipe() };
+    let resumed = Asked { resume: true, ..asked.clone() };
+    let engine = message(&resumed.run_with(&recipe, &Place::alone()).expect_err("this cannot run"));
+    assert!(
+        engine.contains("engine was \"ours\" and is \"tch\"") && engine.contains("clip was 0.5 and is none"),
+        "{engine}"
+    );
+    assert_eq!(segface::train::recipe_of(&run), Some(asked.recipe()));
     assert!(before == asked.state());
     // Weights are no state.
     let other = Asked { folder: folder.path().join("weights"), resume: true, ..asked.clone() };

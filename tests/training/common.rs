@@ -1,11 +1,14 @@
 //! One problem for our engine and for libtorch.
 
+#[path = "run.rs"]
+pub(crate) mod run;
+
 use segface::data::Batch;
 use segface::train::ours::OurEngine;
 use segface::train::{Draws, Engine, Layout, Loss, Role};
 use segface::weights::{Weights, seeded_values};
-use segface_codegen::grad::TrainingOptions;
-use segface_codegen::{Backbone, ModelSpec, Variant};
+use segface_codegen::grad::{TrainingOptions, batch_norm_momentum};
+use segface_codegen::{ModelSpec, Variant};
 use segface_kernels::image::FaceWarp;
 use segface_kernels::stochastic_depth::{Draw, StochasticDepthSpec};
 use segface_kernels::{Context, Isa};
@@ -71,16 +74,19 @@ impl Problem {
         Batch { images, labels: self.labels(), indices: (0..self.batch).collect(), points, warps }
     }
 
-    pub(crate) fn engine(&self, weights: &Weights, threads: usize) -> OurEngine {
-        let options = TrainingOptions {
+    pub(crate) fn options(&self) -> TrainingOptions {
+        TrainingOptions {
             batch: self.batch,
             height: self.side,
             width: self.side,
             stochastic_depth: self.stochastic_depth,
             outputs: Vec::new(),
-        };
+        }
+    }
+
+    pub(crate) fn engine(&self, weights: &Weights, threads: usize) -> OurEngine {
         let layout = Layout::new(self.spec);
-        let mut engine = OurEngine::new(layout, &options, threads, Isa::best()).expect("an engine");
+        let mut engine = OurEngine::new(layout, &self.options(), threads, Isa::best()).expect("an engine");
         load(&mut engine, weights);
         engine
     }
@@ -110,7 +116,7 @@ impl Problem {
     ) -> Model<'a> {
         // Libtorch's threads wait for one another by spinning, which on a busy machine takes ages.
         tch::set_num_threads(1);
-        let momentum = if self.spec.backbone == Backbone::MobileNet { 0.01 } else { 0.1 };
+        let momentum = f64::from(batch_norm_momentum(self.spec.backbone));
         Model::training(self.unwarped(), weights, kind, momentum, factor)
     }
 
@@ -134,7 +140,7 @@ impl Problem {
 }
 
 /// Copies weights into an engine's flat arrays.
-pub(crate) fn load(engine: &mut OurEngine, weights: &Weights) {
+pub(crate) fn load(engine: &mut dyn Engine, weights: &Weights) {
     let layout = engine.layout().clone();
     for entry in layout.parameters().iter().chain(layout.buffers()) {
         let values = weights.tensors()[&entry.name].values();
@@ -144,7 +150,7 @@ pub(crate) fn load(engine: &mut OurEngine, weights: &Weights) {
 }
 
 /// Gradients by published name, and the loss.
-pub(crate) fn ours(engine: &mut OurEngine, problem: &Problem) -> (Loss, BTreeMap<String, Vec<f32>>) {
+pub(crate) fn ours(engine: &mut dyn Engine, problem: &Problem) -> (Loss, BTreeMap<String, Vec<f32>>) {
     engine.gradients_mut().fill(0.0);
     let loss = engine.accumulate(&problem.batch(), DRAWS, 1.0, &mut |_, _| {}).expect("a step");
     let layout = engine.layout().clone();

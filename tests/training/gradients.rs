@@ -85,12 +85,42 @@ fn gradients_of_mobilenet_are_within_twice_libtorchs_f32_error() {
     check(Backbone::MobileNet);
 }
 
-#[test]
-fn gradients_go_back_through_lapas_warp() {
+/// The heads of Helen and LaPa.
+fn check_heads(backbone: Backbone) {
+    check_variant(ModelSpec { backbone, variant: Variant::Helen }, 0, 2e-6);
     // What f32 coordinates of the warp may cost a network (docs/ARCHITECTURE.md, Numerics), forward and backward alike. In batch 0 a ReLU of
-    // the class tokens changes its slope besides.
-    let spec = ModelSpec { backbone: Backbone::MobileNet, variant: Variant::Lapa };
-    check_variant(spec, 1, f32_bound(Variant::Lapa));
+    // MobileNet's class tokens changes its slope besides.
+    check_variant(ModelSpec { backbone, variant: Variant::Lapa }, 1, f32_bound(Variant::Lapa));
+}
+
+#[test]
+fn gradients_of_mobilenet_with_helens_head_and_through_lapas_warp() {
+    check_heads(Backbone::MobileNet);
+}
+
+#[test]
+fn gradients_of_swin_with_helens_head_and_through_lapas_warp() {
+    check_heads(Backbone::SwinBase);
+}
+
+#[test]
+fn gradients_of_swin_v2_with_helens_head_and_through_lapas_warp() {
+    check_heads(Backbone::SwinV2Tiny);
+}
+
+#[test]
+fn gradients_of_convnext_with_helens_head_and_through_lapas_warp() {
+    check_heads(Backbone::ConvNextTiny);
+}
+
+#[test]
+fn gradients_of_resnet_with_helens_head_and_through_lapas_warp() {
+    check_heads(Backbone::ResNet);
+}
+
+#[test]
+fn gradients_of_efficientnet_with_helens_head_and_through_lapas_warp() {
+    check_heads(Backbone::EfficientNet);
 }
 
 #[test]
@@ -123,6 +153,7 @@ fn gradients_of_efficientnet_are_within_twice_libtorchs_f32_error() {
 fn gradients_of_the_other_backbones_are_within_twice_libtorchs_f32_error() {
     for backbone in [Backbone::SwinV2Small, Backbone::SwinV2Base, Backbone::ConvNextSmall, Backbone::ConvNextBase] {
         check(backbone);
+        check_heads(backbone);
     }
 }
 

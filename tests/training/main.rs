@@ -1,6 +1,7 @@
 //! Training by our engine, held against libtorch's.
 
 mod common;
+mod differences;
 mod gradients;
 mod kernels;
 mod speed;

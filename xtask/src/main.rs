@@ -42,6 +42,8 @@ enum Task {
     },
     /// Build ptxvm, its CUDA driver library and its command, and print how programs are made to use the library.
     Ptxvm,
+    /// Build the program in release with libtorch in it, for `segface train --engine tch` and `mixed`.
+    Torch,
     /// Formatting, lints and documentation, each without a warning, then every test.
     Ci,
     /// Compare speed with libtorch: one table.
@@ -81,6 +83,7 @@ fn run(task: Task) -> Result<(), Error> {
             println!("{}", ptxvm::export(&folder));
             Ok(())
         }
+        Task::Torch => steps::torch(),
         Task::Ci => steps::ci(),
         Task::Bench { arguments } => steps::bench(&arguments),
         Task::Ptxas => steps::ptxas(),

@@ -30,7 +30,22 @@ pub(crate) fn test(seed: Option<String>, cases: Option<u32>, arguments: &[String
         deps::provide(&ptxvm::NEEDED)?;
         command.envs(ptxvm::environment(&ptxvm::build()?)?);
     }
-    step(&mut command)
+    step(&mut command)?;
+    // The program with libtorch in it is another one, which the others' tests must not meet.
+    if arguments.is_empty() {
+        step(&mut cargo(&["test", "--package", "segface", WITH_TORCH, "--test", "torch"]))
+    } else {
+        Ok(())
+    }
+}
+
+/// Of `segface`: engines by libtorch.
+const WITH_TORCH: &str = "--features=libtorch";
+
+/// The program with libtorch in it.
+pub(crate) fn torch() -> Result<(), Error> {
+    deps::provide(&[&LIBTORCH])?;
+    step(&mut cargo(&["build", "--release", "--package", "segface", WITH_TORCH]))
 }
 
 /// What must hold before a change is accepted.
@@ -39,6 +54,7 @@ pub(crate) fn ci() -> Result<(), Error> {
     deps::provide(&[&LIBTORCH])?;
     step(&mut cargo(&["fmt", "--all", "--check"]))?;
     step(&mut cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    step(&mut cargo(&["clippy", "--package", "segface", WITH_TORCH, "--all-targets", "--", "-D", "warnings"]))?;
     let mut documentation = cargo(&["doc", "--workspace", "--no-deps"]);
     documentation.env("RUSTDOCFLAGS", "-D warnings");
     step(&mut documentation)?;

@@ -8,4 +8,4 @@ mod training;
 pub use differentiate::differentiate;
 pub use op::BackwardOp;
 pub(crate) use op::Operands;
-pub use training::{Training, TrainingOptions, stochastic_depth_rate, training};
+pub use training::{Training, TrainingOptions, batch_norm_momentum, stochastic_depth_rate, training};

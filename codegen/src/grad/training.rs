@@ -58,7 +58,7 @@ pub fn training(
         ));
     }
     let mut graph = crate::models::build_to_train(model, batch, height, width)?;
-    train_batch_norms(&mut graph, momentum(model.backbone), trained).map_err(refused)?;
+    train_batch_norms(&mut graph, batch_norm_momentum(model.backbone), trained).map_err(refused)?;
     if options.stochastic_depth {
         drop_branches(&mut graph, model.backbone, batch);
     }
@@ -73,8 +73,8 @@ pub fn training(
     Ok(Training { model: *model, graph, memory, loss })
 }
 
-/// torchvision's momentum of the batch norms.
-fn momentum(backbone: Backbone) -> f32 {
+/// torchvision's momentum of the batch norms: the batch's weight in the running statistics.
+pub fn batch_norm_momentum(backbone: Backbone) -> f32 {
     if backbone == Backbone::MobileNet { 0.01 } else { 0.1 }
 }
 

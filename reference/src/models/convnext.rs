@@ -6,31 +6,26 @@ use tch::Tensor;
 
 const NORM_EPS: f64 = 1e-6;
 
-/// Taps are the stages' outputs.
-pub(super) fn taps(scope: &Scope, x: &Tensor, depths: [i64; 4], rate: f64) -> Result<[Tensor; 4], Error> {
+/// Tap `stage` from the one before it, or from the image: a stage's output.
+pub(super) fn stage(scope: &Scope, stage: usize, x: &Tensor, depths: [i64; 4], rate: f64) -> Result<Tensor, Error> {
     let features = scope.at(0);
-    let stem = features.at(0);
-    let x = conv(x, &stem.at(0).tensor("weight")?, Some(&stem.at(0).tensor("bias")?), 4, 0);
-    let mut x = stem.at(1).layer_norm_2d(&x, NORM_EPS)?;
-
-    let mut taps = Vec::new();
+    let mut x = if stage == 0 {
+        let stem = features.at(0);
+        let x = conv(x, &stem.at(0).tensor("weight")?, Some(&stem.at(0).tensor("bias")?), 4, 0);
+        stem.at(1).layer_norm_2d(&x, NORM_EPS)?
+    } else {
+        let downsample = features.at(2 * stage);
+        let normed = downsample.at(0).layer_norm_2d(x, NORM_EPS)?;
+        let layer = downsample.at(1).linear()?;
+        conv(&normed, &layer.weight, Some(&layer.bias), 2, 0)
+    };
     let last = depths.iter().sum::<i64>() - 1;
-    let mut met = 0;
-    for (stage, depth) in depths.into_iter().enumerate() {
-        if stage > 0 {
-            let downsample = features.at(2 * stage);
-            let normed = downsample.at(0).layer_norm_2d(&x, NORM_EPS)?;
-            let layer = downsample.at(1).linear()?;
-            x = conv(&normed, &layer.weight, Some(&layer.bias), 2, 0);
-        }
-        for index in 0..depth {
-            let probability = rate * met as f64 / last as f64;
-            x = block(&features.at(2 * stage + 1).at(index), &x, probability)?;
-            met += 1;
-        }
-        taps.push(x.shallow_clone());
+    let before: i64 = depths[..stage].iter().sum();
+    for index in 0..depths[stage] {
+        let probability = rate * (before + index) as f64 / last as f64;
+        x = block(&features.at(2 * stage + 1).at(index), &x, probability)?;
     }
-    Ok(taps.try_into().expect("four stages"))
+    Ok(x)
 }
 
 /// x + layer_scale ⊙ MLP(LN(depthwise 7×7(x)))

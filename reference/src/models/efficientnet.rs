@@ -28,27 +28,27 @@ const STAGES: [(Kind, i64, i64); 7] = [
     (Kind::MobileNet, 5, 1),
 ];
 
-/// Taps are the outputs of `features` 2, 3, 5 and 8, the last a 1×1 convolution to 1280 channels.
-pub(super) fn taps(scope: &Scope, x: &Tensor) -> Result<[Tensor; 4], Error> {
-    let mut x = conv_norm(&scope.at(0), x, 2, Silu, NORM_EPS)?;
-    let mut taps = Vec::new();
-    let blocks: i64 = STAGES.iter().map(|(_, depth, _)| depth).sum();
-    let mut met = 0;
-    for (stage, (kind, depth, first_stride)) in (1..).zip(STAGES) {
+/// Tap `stage` from the one before it, or from the image: the outputs of `features` 2, 3, 5 and 8, the last a 1×1 convolution to 1280 channels.
+pub(super) fn stage(scope: &Scope, stage: usize, x: &Tensor) -> Result<Tensor, Error> {
+    let features = [1..3, 3..4, 4..6, 6..8][stage].clone();
+    let mut x = match stage {
+        0 => conv_norm(&scope.at(0), x, 2, Silu, NORM_EPS)?,
+        _ => x.shallow_clone(),
+    };
+    let depth = |features: &[(Kind, i64, i64)]| features.iter().map(|(_, depth, _)| depth).sum::<i64>();
+    let (blocks, mut met) = (depth(&STAGES), depth(&STAGES[..features.start - 1]));
+    for feature in features {
+        let (kind, depth, first_stride) = STAGES[feature - 1];
         for index in 0..depth {
             let stride = if index == 0 { first_stride } else { 1 };
-            let y = block(&scope.at(stage).at(index).at("block"), &x, kind, stride)?;
+            let y = block(&scope.at(feature).at(index).at("block"), &x, kind, stride)?;
             // torchvision's rate, at the block behind the last.
             let probability = 0.2 * met as f64 / blocks as f64;
             met += 1;
             x = if y.size() == x.size() { x + scope.stochastic_depth(&y, probability) } else { y };
         }
-        if [2, 3, 5].contains(&stage) {
-            taps.push(x.shallow_clone());
-        }
     }
-    taps.push(conv_norm(&scope.at(8), &x, 1, Silu, NORM_EPS)?);
-    Ok(taps.try_into().expect("four taps"))
+    Ok(if stage == 3 { conv_norm(&scope.at(8), &x, 1, Silu, NORM_EPS)? } else { x })
 }
 
 fn block(scope: &Scope, x: &Tensor, kind: Kind, stride: i64) -> Result<Tensor, Error> {

@@ -39,18 +39,16 @@ const BLOCKS: [Block; 15] = [
     block(true, true, HardSwish, 1, true),
 ];
 
-/// Taps are the outputs of `features` 3, 6, 12 and 16, the last a 1×1 convolution to 960 channels.
-pub(super) fn taps(scope: &Scope, x: &Tensor) -> Result<[Tensor; 4], Error> {
-    let mut x = conv_norm(&scope.at(0), x, 2, HardSwish, NORM_EPS)?;
-    let mut taps = Vec::new();
-    for (index, block) in (1..).zip(&BLOCKS) {
-        x = inverted_residual(&scope.at(index).at("block"), &x, block)?;
-        if [3, 6, 12].contains(&index) {
-            taps.push(x.shallow_clone());
-        }
+/// Tap `stage` from the one before it, or from the image: the outputs of `features` 3, 6, 12 and 16, the last a 1×1 convolution to 960 channels.
+pub(super) fn stage(scope: &Scope, stage: usize, x: &Tensor) -> Result<Tensor, Error> {
+    let mut x = match stage {
+        0 => conv_norm(&scope.at(0), x, 2, HardSwish, NORM_EPS)?,
+        _ => x.shallow_clone(),
+    };
+    for index in [1..4, 4..7, 7..13, 13..16][stage].clone() {
+        x = inverted_residual(&scope.at(index).at("block"), &x, &BLOCKS[index - 1])?;
     }
-    taps.push(conv_norm(&scope.at(16), &x, 1, HardSwish, NORM_EPS)?);
-    Ok(taps.try_into().expect("four taps"))
+    Ok(if stage == 3 { conv_norm(&scope.at(16), &x, 1, HardSwish, NORM_EPS)? } else { x })
 }
 
 fn inverted_residual(scope: &Scope, x: &Tensor, block: &Block) -> Result<Tensor, Error> {

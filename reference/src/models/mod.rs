@@ -14,18 +14,27 @@ use tch::Tensor;
 
 /// The four taps [N, C, h, w] of `backbone` on `x` [N, 3, H, W], strides 4, 8, 16, 32.
 pub(crate) fn taps(backbone: Backbone, root: &Scope, x: &Tensor) -> Result<[Tensor; 4], Error> {
+    let first = stage(backbone, root, 0, x)?;
+    let second = stage(backbone, root, 1, &first)?;
+    let third = stage(backbone, root, 2, &second)?;
+    let fourth = stage(backbone, root, 3, &third)?;
+    Ok([first, second, third, fourth])
+}
+
+/// Tap `stage` of `backbone`, from `x`: the tap before it, or the image.
+pub(crate) fn stage(backbone: Backbone, root: &Scope, stage: usize, x: &Tensor) -> Result<Tensor, Error> {
     let scope = root.at("backbone");
     match backbone {
-        Backbone::SwinBase => swin::taps(&scope, x, &swin::SWIN_B),
-        Backbone::SwinV2Base => swin::taps(&scope, x, &swin::SWIN_V2_B),
-        Backbone::SwinV2Small => swin::taps(&scope, x, &swin::SWIN_V2_S),
-        Backbone::SwinV2Tiny => swin::taps(&scope, x, &swin::SWIN_V2_T),
-        Backbone::ConvNextBase => convnext::taps(&scope, x, [3, 3, 27, 3], 0.5),
-        Backbone::ConvNextSmall => convnext::taps(&scope, x, [3, 3, 27, 3], 0.4),
-        Backbone::ConvNextTiny => convnext::taps(&scope, x, [3, 3, 9, 3], 0.1),
-        Backbone::ResNet => resnet::taps(&scope, x),
-        Backbone::MobileNet => mobilenet::taps(&scope, x),
-        Backbone::EfficientNet => efficientnet::taps(&scope, x),
+        Backbone::SwinBase => swin::stage(&scope, stage, x, &swin::SWIN_B),
+        Backbone::SwinV2Base => swin::stage(&scope, stage, x, &swin::SWIN_V2_B),
+        Backbone::SwinV2Small => swin::stage(&scope, stage, x, &swin::SWIN_V2_S),
+        Backbone::SwinV2Tiny => swin::stage(&scope, stage, x, &swin::SWIN_V2_T),
+        Backbone::ConvNextBase => convnext::stage(&scope, stage, x, [3, 3, 27, 3], 0.5),
+        Backbone::ConvNextSmall => convnext::stage(&scope, stage, x, [3, 3, 27, 3], 0.4),
+        Backbone::ConvNextTiny => convnext::stage(&scope, stage, x, [3, 3, 9, 3], 0.1),
+        Backbone::ResNet => resnet::stage(&scope, stage, x),
+        Backbone::MobileNet => mobilenet::stage(&scope, stage, x),
+        Backbone::EfficientNet => efficientnet::stage(&scope, stage, x),
     }
 }
 

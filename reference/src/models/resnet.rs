@@ -5,20 +5,20 @@ use tch::Tensor;
 
 const NORM_EPS: f64 = 1e-5;
 
-/// Taps are the outputs of `layer1` to `layer4`, after the last ReLU.
-pub(super) fn taps(scope: &Scope, x: &Tensor) -> Result<[Tensor; 4], Error> {
-    let x = conv(x, &scope.at(0).tensor("weight")?, None, 2, 3);
-    let mut x = max_pool_3x3(&scope.at(1).batch_norm(&x, NORM_EPS)?.relu());
-
-    let mut taps = Vec::new();
-    for (layer, depth) in [3, 4, 23, 3].into_iter().enumerate() {
-        for index in 0..depth {
-            let stride = if layer > 0 && index == 0 { 2 } else { 1 };
-            x = bottleneck(&scope.at(4 + layer).at(index), &x, stride, index == 0)?;
+/// Tap `stage` from the one before it, or from the image: the outputs of `layer1` to `layer4`, after the last ReLU.
+pub(super) fn stage(scope: &Scope, stage: usize, x: &Tensor) -> Result<Tensor, Error> {
+    let mut x = match stage {
+        0 => {
+            let x = conv(x, &scope.at(0).tensor("weight")?, None, 2, 3);
+            max_pool_3x3(&scope.at(1).batch_norm(&x, NORM_EPS)?.relu())
         }
-        taps.push(x.shallow_clone());
+        _ => x.shallow_clone(),
+    };
+    for index in 0..[3, 4, 23, 3][stage] {
+        let stride = if stage > 0 && index == 0 { 2 } else { 1 };
+        x = bottleneck(&scope.at(4 + stage).at(index), &x, stride, index == 0)?;
     }
-    Ok(taps.try_into().expect("four layers"))
+    Ok(x)
 }
 
 /// relu(shortcut(x) + 1×1(relu(3×3(relu(1×1(x)))))), each convolution followed by a batch norm.

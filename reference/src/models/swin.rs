@@ -32,28 +32,23 @@ pub(super) const SWIN_V2_B: Swin = Swin { version: Version::V2, depths: [2, 2, 1
 pub(super) const SWIN_V2_S: Swin = Swin { version: Version::V2, depths: [2, 2, 18, 2], rate: 0.3 };
 pub(super) const SWIN_V2_T: Swin = Swin { version: Version::V2, depths: [2, 2, 6, 2], rate: 0.2 };
 
-/// Taps are the stages' outputs, before patch merging and without a norm.
-pub(super) fn taps(scope: &Scope, x: &Tensor, swin: &Swin) -> Result<[Tensor; 4], Error> {
+/// Tap `stage` from the one before it, or from the image: a stage's output, before patch merging and without a norm.
+pub(super) fn stage(scope: &Scope, stage: usize, x: &Tensor, swin: &Swin) -> Result<Tensor, Error> {
     let features = scope.at(0);
-    let stem = features.at(0);
-    let x = conv(x, &stem.at(0).tensor("weight")?, Some(&stem.at(0).tensor("bias")?), 4, 0);
-    let mut x = stem.at(2).layer_norm(&x.permute([0, 2, 3, 1]), NORM_EPS)?;
-
-    let mut taps = Vec::new();
+    let mut x = if stage == 0 {
+        let stem = features.at(0);
+        let x = conv(x, &stem.at(0).tensor("weight")?, Some(&stem.at(0).tensor("bias")?), 4, 0);
+        stem.at(2).layer_norm(&x.permute([0, 2, 3, 1]), NORM_EPS)?
+    } else {
+        merge(&features.at(2 * stage), &x.permute([0, 2, 3, 1]), swin)?
+    };
     let last = swin.depths.iter().sum::<i64>() - 1;
-    let mut met = 0;
-    for stage in 0..4 {
-        if stage > 0 {
-            x = merge(&features.at(2 * stage), &x, swin)?;
-        }
-        for index in 0..swin.depths[stage] {
-            let probability = swin.rate * met as f64 / last as f64;
-            x = block(&features.at(2 * stage + 1).at(index), &x, swin, index % 2 == 1, probability)?;
-            met += 1;
-        }
-        taps.push(x.permute([0, 3, 1, 2]));
+    let before: i64 = swin.depths[..stage].iter().sum();
+    for index in 0..swin.depths[stage] {
+        let probability = swin.rate * (before + index) as f64 / last as f64;
+        x = block(&features.at(2 * stage + 1).at(index), &x, swin, index % 2 == 1, probability)?;
     }
-    Ok(taps.try_into().expect("four stages"))
+    Ok(x.permute([0, 3, 1, 2]))
 }
 
 fn merge(scope: &Scope, x: &Tensor, swin: &Swin) -> Result<Tensor, Error> {

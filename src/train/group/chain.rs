@@ -48,6 +48,8 @@ struct Header {
     number: u64,
     kind: u64,
     len: u64,
+    /// A hash of which parts of the whole these are.
+    parts: u64,
 }
 
 const SUM_F32: u64 = 1;
@@ -166,20 +168,19 @@ impl Chain {
 
     fn flush(&mut self) {
         if !self.waiting.is_empty() {
-            let values = std::mem::take(&mut self.waiting);
-            self.send(SUM_F32, Values::F32(values));
-            let parts = std::mem::take(&mut self.parts);
+            let (values, parts) = (std::mem::take(&mut self.waiting), std::mem::take(&mut self.parts));
+            self.send(SUM_F32, Values::F32(values), hash(&parts));
             self.begun.push(parts);
         }
     }
 
     /// A neighbour that went away shows when results are waited for.
-    fn send(&mut self, kind: u64, values: Values) {
+    fn send(&mut self, kind: u64, values: Values, parts: u64) {
         let len = match &values {
             Values::F32(values) => values.len(),
             Values::F64(values) => values.len(),
         };
-        let header = Header { number: 0, kind, len: len as u64 };
+        let header = Header { number: 0, kind, len: len as u64, parts };
         if let Some(expected) = &self.expected {
             let _ = expected.send(header);
         }
@@ -218,7 +219,7 @@ impl Chain {
     /// # Errors
     /// [`TrainError::Group`].
     pub fn sum(&mut self, values: &mut [f64]) -> Result<(), TrainError> {
-        self.send(SUM_F64, Values::F64(values.to_vec()));
+        self.send(SUM_F64, Values::F64(values.to_vec()), 0);
         if let Values::F64(totals) = self.receive()? {
             values.copy_from_slice(&totals);
         }
@@ -231,7 +232,7 @@ impl Chain {
     /// [`TrainError::Group`].
     pub fn broadcast(&mut self, values: &mut [f32]) -> Result<(), TrainError> {
         for piece in values.chunks(MESSAGE) {
-            self.send(FIRST_F32, Values::F32(piece.to_vec()));
+            self.send(FIRST_F32, Values::F32(piece.to_vec()), 0);
         }
         for piece in values.chunks_mut(MESSAGE) {
             if let Values::F32(first) = self.receive()? {
@@ -240,6 +241,12 @@ impl Chain {
         }
         Ok(())
     }
+}
+
+/// FNV-1a of the bounds, the same on every machine: processes that push other ranges, or in another order, are found out.
+fn hash(parts: &[Range<usize>]) -> u64 {
+    let bounds = parts.iter().flat_map(|part| [part.start as u64, part.end as u64]);
+    bounds.fold(0xcbf2_9ce4_8422_2325, |hash, bound| (hash ^ bound).wrapping_mul(0x0100_0000_01b3))
 }
 
 impl Drop for Chain {

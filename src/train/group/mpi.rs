@@ -11,6 +11,7 @@ use std::ffi::{c_char, c_int, c_void};
 use std::io::{self, Read, Write};
 use std::ptr::null_mut;
 use std::sync::Arc;
+use std::time::Duration;
 
 const LIBRARIES: [&str; 2] = ["libmpi.so.40", "libmpi.so"];
 const THREAD_MULTIPLE: c_int = 3;
@@ -18,15 +19,20 @@ const THREAD_MULTIPLE: c_int = 3;
 const GROWING: c_int = 1;
 const RETURNING: c_int = 2;
 
+/// Questions before the first pause, and how long that is.
+const EAGER: u32 = 16;
+const PAUSE: Duration = Duration::from_micros(50);
+
 /// An `MPI_Status`, with room for more than any version has.
 type Status = [u64; 16];
 type Handle = *mut c_void;
 
 /// The functions that are used, as the standard has them.
 struct Functions {
-    send: unsafe extern "C" fn(*const c_void, c_int, Handle, c_int, c_int, Handle) -> c_int,
-    receive: unsafe extern "C" fn(*mut c_void, c_int, Handle, c_int, c_int, Handle, *mut Status) -> c_int,
-    probe: unsafe extern "C" fn(c_int, c_int, Handle, *mut Status) -> c_int,
+    send: unsafe extern "C" fn(*const c_void, c_int, Handle, c_int, c_int, Handle, *mut Handle) -> c_int,
+    receive: unsafe extern "C" fn(*mut c_void, c_int, Handle, c_int, c_int, Handle, *mut Handle) -> c_int,
+    probe: unsafe extern "C" fn(c_int, c_int, Handle, *mut c_int, *mut Status) -> c_int,
+    test: unsafe extern "C" fn(*mut Handle, *mut c_int, *mut Status) -> c_int,
     get_count: unsafe extern "C" fn(*const Status, Handle, *mut c_int) -> c_int,
     abort: unsafe extern "C" fn(Handle, c_int) -> c_int,
     finalize: unsafe extern "C" fn() -> c_int,
@@ -75,9 +81,10 @@ impl Mpi {
             let size_of: unsafe extern "C" fn(Handle, *mut c_int) -> c_int = symbol!("MPI_Comm_size");
             let set_handler: unsafe extern "C" fn(Handle, Handle) -> c_int = symbol!("MPI_Comm_set_errhandler");
             let functions = Functions {
-                send: symbol!("MPI_Send"),
-                receive: symbol!("MPI_Recv"),
-                probe: symbol!("MPI_Probe"),
+                send: symbol!("MPI_Isend"),
+                receive: symbol!("MPI_Irecv"),
+                probe: symbol!("MPI_Iprobe"),
+                test: symbol!("MPI_Test"),
                 get_count: symbol!("MPI_Get_count"),
                 abort: symbol!("MPI_Abort"),
                 finalize: symbol!("MPI_Finalize"),
@@ -95,6 +102,18 @@ impl Mpi {
         }
     }
 
+    /// Waits for what was begun.
+    ///
+    /// # Safety
+    /// The request is one, and what it reads or writes stays there.
+    unsafe fn finish(&self, mut request: Handle, what: &str) -> io::Result<()> {
+        patiently(|done| {
+            let mut status: Status = [0; 16];
+            // SAFETY: the caller's promise.
+            check(unsafe { (self.functions.test)(&mut request, done, &mut status) }, what)
+        })
+    }
+
     /// Ends all processes of the run.
     pub(super) fn abort(&self) {
         // SAFETY: MPI is initialised.
@@ -107,6 +126,21 @@ impl Drop for Mpi {
         // SAFETY: it was initialised, on this thread, and nobody uses it any more.
         unsafe { (self.functions.finalize)() };
     }
+}
+
+/// Asks until it is done. MPI's own waiting functions ask all the time, on a processor that the backward pass could use; after the first
+/// moments this sleeps in between.
+fn patiently(mut ask: impl FnMut(&mut c_int) -> Result<(), String>) -> io::Result<()> {
+    for turn in 0.. {
+        let mut done = 0;
+        ask(&mut done).map_err(io::Error::other)?;
+        match turn {
+            _ if done != 0 => break,
+            0..EAGER => std::thread::yield_now(),
+            _ => std::thread::sleep(PAUSE),
+        }
+    }
+    Ok(())
 }
 
 fn check(code: c_int, what: &str) -> Result<(), String> {
@@ -127,9 +161,13 @@ impl Write for Endpoint {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let len = bytes.len().min(1 << 30);
         let Mpi { functions, world, byte, .. } = &*self.mpi;
-        // SAFETY: `len` bytes lie there.
-        let code = unsafe { (functions.send)(bytes.as_ptr().cast(), len as c_int, *byte, self.peer, self.tag, *world) };
-        check(code, "MPI_Send").map_err(io::Error::other)?;
+        let (from, mut request) = (bytes.as_ptr().cast(), null_mut());
+        // SAFETY: `len` bytes lie there until it is done.
+        unsafe {
+            let code = (functions.send)(from, len as c_int, *byte, self.peer, self.tag, *world, &mut request);
+            check(code, "MPI_Isend").map_err(io::Error::other)?;
+            self.mpi.finish(request, "MPI_Isend")?;
+        }
         Ok(len)
     }
 
@@ -143,16 +181,19 @@ impl Read for Endpoint {
         if self.at == self.left.len() {
             let Mpi { functions, world, byte, .. } = &*self.mpi;
             let (mut status, mut len): (Status, c_int) = ([0; 16], 0);
-            // SAFETY: the status is large enough; the message has as many bytes as the probe says, since nobody else receives what this
-            // process sends under this tag.
+            patiently(|found| {
+                // SAFETY: the status is large enough.
+                let code = unsafe { (functions.probe)(self.peer, self.tag, *world, found, &mut status) };
+                check(code, "MPI_Iprobe")
+            })?;
+            // SAFETY: the message has as many bytes as the probe says, since nobody else receives what this process sends under this tag.
             unsafe {
-                check((functions.probe)(self.peer, self.tag, *world, &mut status), "MPI_Probe")
-                    .and_then(|()| check((functions.get_count)(&status, *byte, &mut len), "MPI_Get_count"))
-                    .map_err(io::Error::other)?;
+                check((functions.get_count)(&status, *byte, &mut len), "MPI_Get_count").map_err(io::Error::other)?;
                 self.left.resize(len.max(0) as usize, 0);
-                let to = self.left.as_mut_ptr().cast();
-                let code = (functions.receive)(to, len, *byte, self.peer, self.tag, *world, &mut status);
-                check(code, "MPI_Recv").map_err(io::Error::other)?;
+                let (to, mut request) = (self.left.as_mut_ptr().cast(), null_mut());
+                let code = (functions.receive)(to, len, *byte, self.peer, self.tag, *world, &mut request);
+                check(code, "MPI_Irecv").map_err(io::Error::other)?;
+                self.mpi.finish(request, "MPI_Irecv")?;
             }
             self.at = 0;
         }

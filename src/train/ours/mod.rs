@@ -6,6 +6,7 @@
 //! made values go through the recipe's adjoint first.
 
 mod call;
+mod complete;
 mod store;
 
 use super::{Draws, Engine, Layout, Loss, Ready};
@@ -15,13 +16,18 @@ use crate::engine::EngineError;
 use crate::engine::call::{Call, Memory};
 use crate::engine::cpu::Arena;
 use call::{Step, run};
+use complete::complete_behind;
 use segface_codegen::ModelSpec;
 use segface_codegen::grad::{Training, TrainingOptions, training};
 use segface_codegen::ir::{Node, Output, Source, ValueId};
 use segface_kernels::stochastic_depth::Draw;
 use segface_kernels::{Context, Isa};
+use std::ops::Range;
 use std::time::Duration;
-use store::Store;
+pub(in crate::train) use store::Store;
+
+/// See [`OurEngine::step`].
+pub(in crate::train) type Instead<'a> = dyn FnMut(usize, *mut u8, &mut Store) -> Result<bool, Error> + 'a;
 
 /// A replica in training on this CPU, in f32.
 pub struct OurEngine {
@@ -31,6 +37,8 @@ pub struct OurEngine {
     context: Context,
     arena: Arena,
     store: Store,
+    /// Of each node, the gradients that are complete behind it.
+    complete: Vec<Vec<Range<usize>>>,
 }
 
 impl OurEngine {
@@ -49,7 +57,8 @@ impl OurEngine {
         let input = ValueId(input.ok_or_else(|| EngineError::Broken { reason: "it has no input".into() })?);
         let store = Store::new(&layout, &training.graph);
         let arena = Arena::new(training.memory.arena_bytes);
-        Ok(Self { layout, training, input, context: Context::new(threads, isa), arena, store })
+        let complete = complete_behind(&layout, &training.graph);
+        Ok(Self { layout, training, input, context: Context::new(threads, isa), arena, store, complete })
     }
 
     /// Which network.
@@ -93,6 +102,20 @@ impl OurEngine {
         scale: f32,
         observe: &mut dyn FnMut(&Node, Duration),
     ) -> Result<Loss, Error> {
+        self.step(batch, draws, scale, &mut |_, _| {}, observe, &mut |_, _, _| Ok(false))
+    }
+
+    /// The same with `ready` of [`Engine::accumulate`], and `instead`: what runs a node in another way (of its number, the arena and the flat
+    /// arrays), or says that it does not.
+    pub(in crate::train) fn step(
+        &mut self,
+        batch: &Batch,
+        draws: Draws,
+        scale: f32,
+        ready: &mut Ready<'_>,
+        observe: &mut dyn FnMut(&Node, Duration),
+        instead: &mut Instead<'_>,
+    ) -> Result<Loss, Error> {
         let value = &self.training.graph.values[self.input.0];
         if batch.images.len() != value.len() {
             let (expected, found) = (value.shape.clone(), batch.images.len());
@@ -122,13 +145,18 @@ impl OurEngine {
         }
         for (index, node) in self.training.graph.nodes.iter().enumerate() {
             let begin = std::time::Instant::now();
-            let packed = self.store.pack(self.context.isa(), node);
-            let (constants, mut sums) = self.store.split(packed);
-            let memory =
-                Memory { graph: &self.training.graph, places: &self.training.memory, constants: &constants, base };
-            let call = Call { memory: &memory, node, index };
-            run(&call, &mut self.context, &mut sums, &mut step)?;
+            if !instead(index, base, &mut self.store)? {
+                let packed = self.store.pack(self.context.isa(), node);
+                let (constants, mut sums) = self.store.split(packed);
+                let memory =
+                    Memory { graph: &self.training.graph, places: &self.training.memory, constants: &constants, base };
+                let call = Call { memory: &memory, node, index };
+                run(&call, &mut self.context, &mut sums, &mut step)?;
+            }
             observe(node, begin.elapsed());
+            for range in &self.complete[index] {
+                ready(range.clone(), &self.store.gradients()[range.clone()]);
+            }
         }
         self.store.count_batch(&self.layout);
         let loss = step.loss.ok_or_else(|| EngineError::Broken { reason: "it has no loss".into() })?;
@@ -169,7 +197,7 @@ impl Engine for OurEngine {
         self.store.parameters_and_gradients()
     }
 
-    fn accumulate(&mut self, batch: &Batch, draws: Draws, scale: f32, _: &mut Ready<'_>) -> Result<Loss, Error> {
-        self.accumulate_observed(batch, draws, scale, &mut |_, _| {})
+    fn accumulate(&mut self, batch: &Batch, draws: Draws, scale: f32, ready: &mut Ready<'_>) -> Result<Loss, Error> {
+        self.step(batch, draws, scale, ready, &mut |_, _| {}, &mut |_, _, _| Ok(false))
     }
 }

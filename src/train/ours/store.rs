@@ -32,7 +32,7 @@ struct Made {
 }
 
 /// The flat arrays, and what kernels take of them.
-pub(super) struct Store {
+pub(in crate::train) struct Store {
     parameters: Vec<f32>,
     buffers: Vec<f32>,
     gradients: Vec<f32>,
@@ -102,6 +102,12 @@ impl Store {
 
     pub(super) fn gradients_mut(&mut self) -> &mut [f32] {
         &mut self.gradients
+    }
+
+    /// Parameters, buffers and gradients as they lie, for what moves no parameter but runs part of a step.
+    #[cfg(feature = "libtorch")]
+    pub(in crate::train) fn arrays(&mut self) -> [&mut [f32]; 3] {
+        [&mut self.parameters, &mut self.buffers, &mut self.gradients]
     }
 
     pub(super) fn parameters_and_gradients(&mut self) -> (&mut [f32], &[f32]) {

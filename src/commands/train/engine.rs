@@ -1,0 +1,119 @@
+//! `--engine`: what computes losses and gradients.
+
+use clap::ValueEnum;
+use segface::Error;
+#[cfg(not(feature = "libtorch"))]
+use segface::train::TrainError;
+use segface::train::ours::OurEngine;
+use segface::train::{Engine, EngineChoice, Group, Layout, Recipe};
+use segface_codegen::grad::TrainingOptions;
+use segface_kernels::Isa;
+use std::path::Path;
+
+/// `--engine`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum EngineName {
+    /// Our kernels
+    Ours,
+    /// libtorch, which the program must have been built with
+    Tch,
+    /// Each block of the network by whichever of both is faster here, which a dozen steps find out first
+    Mixed,
+}
+
+impl EngineName {
+    /// What recipes say of it, before anything is measured.
+    pub(super) fn choice(self) -> EngineChoice {
+        match self {
+            EngineName::Ours => EngineChoice::Ours,
+            EngineName::Tch => EngineChoice::Tch,
+            EngineName::Mixed => EngineChoice::Mixed(Vec::new()),
+        }
+    }
+
+    /// Takes memory and starts threads.
+    pub(super) fn start(self, layout: Layout, options: &TrainingOptions, threads: usize) -> Result<Started, Error> {
+        match self {
+            EngineName::Ours => Ok(Started::Alone(Box::new(OurEngine::new(layout, options, threads, Isa::best())?))),
+            #[cfg(feature = "libtorch")]
+            EngineName::Tch => {
+                Ok(Started::Alone(Box::new(segface::train::torch::TorchEngine::new(layout, options, threads)?)))
+            }
+            #[cfg(feature = "libtorch")]
+            EngineName::Mixed => {
+                let engine = segface::train::torch::MixedEngine::new(layout, options, threads, Isa::best())?;
+                Ok(Started::Mixed(Box::new(engine)))
+            }
+            #[cfg(not(feature = "libtorch"))]
+            EngineName::Tch | EngineName::Mixed => {
+                let reason = "this program was built without libtorch, which --engine tch and mixed need: `cargo xtask torch` in the \
+                              project's folder fetches it and builds one with it";
+                Err(TrainError::Options(reason.into()).into())
+            }
+        }
+    }
+}
+
+/// An engine that was started.
+pub(super) enum Started {
+    /// One that does all blocks alike.
+    Alone(Box<dyn Engine>),
+    /// One whose blocks are to be shared out.
+    #[cfg(feature = "libtorch")]
+    Mixed(Box<segface::train::torch::MixedEngine>),
+}
+
+impl Started {
+    pub(super) fn engine(&mut self) -> &mut dyn Engine {
+        match self {
+            Started::Alone(engine) => &mut **engine,
+            #[cfg(feature = "libtorch")]
+            Started::Mixed(engine) => &mut **engine,
+        }
+    }
+
+    /// The recipe with what was left open decided, alike in all processes: as in the state in `folder`, if that is given and there is one.
+    #[cfg(not(feature = "libtorch"))]
+    pub(super) fn decided(&mut self, recipe: &Recipe, _: &mut Group, _: Option<&Path>) -> Result<Recipe, Error> {
+        Ok(recipe.clone())
+    }
+
+    /// The recipe with what was left open decided, alike in all processes: as in the state in `folder`, if that is given and there is one.
+    #[cfg(feature = "libtorch")]
+    pub(super) fn decided(
+        &mut self,
+        recipe: &Recipe,
+        group: &mut Group,
+        folder: Option<&Path>,
+    ) -> Result<Recipe, Error> {
+        let Started::Mixed(engine) = self else { return Ok(recipe.clone()) };
+        if group.rank() == 0 {
+            match folder.and_then(segface::train::recipe_of).map(|recipe| recipe.engine) {
+                Some(EngineChoice::Mixed(blocks)) => engine.choose(&blocks)?,
+                _ => {
+                    let measured = engine.measure()?;
+                    tell(&measured, &engine.chosen());
+                }
+            }
+        }
+        let (names, chosen) = (engine.blocks(), engine.chosen());
+        let mut mask: Vec<f32> = names.iter().map(|name| f32::from(u8::from(chosen.contains(name)))).collect();
+        group.broadcast(&mut mask)?;
+        let chosen = names.into_iter().zip(mask).filter(|(_, mask)| *mask > 0.0);
+        let chosen: Vec<String> = chosen.map(|(name, _)| name).collect();
+        engine.choose(&chosen)?;
+        Ok(Recipe { engine: EngineChoice::Mixed(chosen), ..recipe.clone() })
+    }
+}
+
+/// What was measured, and what follows from it.
+#[cfg(feature = "libtorch")]
+fn tell(measured: &segface::train::torch::Measured, chosen: &[String]) {
+    let ms = |seconds: f64| format!("{:.1} ms", seconds * 1e3);
+    for block in &measured.blocks {
+        let whose = if chosen.contains(&block.name) { "libtorch" } else { "ours" };
+        eprintln!("{}: ours {}, libtorch {}: {whose}", block.name, ms(block.ours), ms(block.torch));
+    }
+    let [ours, torch, mixed] = measured.wholes.map(ms);
+    eprintln!("a step: all ours {ours}, all libtorch's {torch}, the faster of both in each block {mixed}");
+}
