@@ -2,9 +2,12 @@
 
 use clap::ValueEnum;
 use segface::data::{Dataset, Split, dataset_named, folder_in};
-use segface::parser::default_threads;
+use segface::engine::EngineError;
+use segface::engine::cuda::Device;
+use segface::parser::{Target, default_threads};
+use segface::train::cuda::CudaTrainer;
 use segface::train::ours::OurEngine;
-use segface::train::{Decay, Layout, Place, Recipe, RunOptions, Schedule, Start, Summary, TrainError, connect, train};
+use segface::train::{Decay, Engine, Layout, Place, Recipe, RunOptions, Schedule, Start, Summary, TrainError, connect, train};
 use segface::{Backbone, Error, ModelSpec, Variant};
 use segface_codegen::grad::TrainingOptions;
 use segface_codegen::plan::Precision;
@@ -17,7 +20,7 @@ use std::sync::atomic::AtomicBool;
 /// Train a network on CelebAMask-HQ, LaPa or Helen
 ///
 /// The published recipe unless told otherwise: AdamW, 1e-4, a tenth of it from epochs 80 and 200 on, 300 epochs, seed 32, half cross-entropy and
-/// half dice. The published option names are accepted as they are. Runs on the CPU in f32.
+/// half dice. The published option names are accepted as they are. Runs on the CPU in f32, or on a CUDA device in f32 or tf32.
 ///
 /// The run's folder gets state.safetensors (to go on from with --resume, bit for bit), model_EPOCH.safetensors and model_best.safetensors
 /// (for `segface parse` and `eval`), log.jsonl, TensorBoard's event files, curves.png and curves.svg. Interrupt (Ctrl-C) or `kill` ends the
@@ -105,6 +108,12 @@ pub(crate) struct TrainArgs {
     /// Threads that compute [default: the processors of this machine, shared out among its processes]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
+    /// Where losses and gradients are computed: cpu, cuda or cuda:NUMBER
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = one_device)]
+    device: Target,
+    /// How products are computed: f32, or on CUDA tf32
+    #[arg(long, default_value = "f32", value_parser = precision)]
+    precision: Precision,
     /// Epochs between weights files; 0 for only one at the end
     #[arg(long, visible_alias = "save-interval", value_name = "EPOCHS", default_value_t = 20)]
     save_interval: u64,
@@ -161,6 +170,20 @@ fn share(text: &str) -> Result<f64, String> {
     })
 }
 
+fn one_device(text: &str) -> Result<Target, String> {
+    match text.parse()? {
+        Target::CudaEach(_) => Err("a process trains on one device; start one process for each".into()),
+        device => Ok(device),
+    }
+}
+
+fn precision(text: &str) -> Result<Precision, String> {
+    match text.parse()? {
+        precision @ (Precision::F32 | Precision::Tf32) => Ok(precision),
+        other => Err(format!("{} is not a precision that networks are trained in; expected f32 or tf32", other.name())),
+    }
+}
+
 /// As Python prints it, too.
 fn truth(text: &str) -> Result<bool, String> {
     match text.to_ascii_lowercase().as_str() {
@@ -212,11 +235,40 @@ impl TrainArgs {
             clip: self.clip,
             ema: self.ema,
             freeze_backbone: self.freeze_backbone,
-            precision: Precision::F32,
+            precision: self.precision,
             seed: self.seed,
             ..published
         }
     }
+}
+
+/// What computes losses and gradients; the most images per second it could do, where that is known.
+fn start_engine(
+    args: &TrainArgs,
+    layout: Layout,
+    step: &TrainingOptions,
+    threads: [usize; 2],
+) -> Result<(Box<dyn Engine>, Option<f64>), Error> {
+    let ordinal = match args.device {
+        Target::Cuda(ordinal) => Some(ordinal),
+        Target::Auto => Device::open(0).is_ok().then_some(0),
+        _ => None,
+    };
+    if let Some(ordinal) = ordinal {
+        let device = Device::open(ordinal).map_err(EngineError::from)?;
+        return Ok((Box::new(CudaTrainer::new(layout, step, &device, args.precision)?), None));
+    }
+    if args.precision != Precision::F32 {
+        let reason = "tf32 is a precision of CUDA's tensor cores; give --device cuda, or train in f32";
+        return Err(TrainError::Options(reason.into()).into());
+    }
+    let [own, all] = threads;
+    let engine = OurEngine::new(layout, step, own, Isa::best())?;
+    let graph = &engine.training().graph;
+    let flops: u64 = graph.nodes.iter().map(|node| node.flops(graph)).sum();
+    let peak = peak::gflops(Isa::best(), DType::F32) * 1e9 * all as f64;
+    let most = peak * step.batch as f64 / flops as f64;
+    Ok((Box::new(engine), Some(most)))
 }
 
 /// A batch norm over one value has no variance: the deepest map must have more than one pixel, or the batch more than one image.
@@ -308,11 +360,8 @@ pub(crate) fn run(args: TrainArgs) -> Result<(), Error> {
         stochastic_depth: true,
         outputs: Vec::new(),
     };
-    let mut engine = OurEngine::new(layout, &training, threads, Isa::best())?;
-    let step = engine.training();
-    let flops: u64 = step.graph.nodes.iter().map(|node| node.flops(&step.graph)).sum();
-    let flops_per_image = flops as f64 / recipe.batch as f64;
-    let peak = peak::gflops(Isa::best(), DType::F32) * 1e9 * (threads * place.size) as f64;
+    let (mut engine, most_images_per_second) =
+        start_engine(&args, layout, &training, [threads, threads * place.size])?;
 
     let mut same = DefaultHasher::new();
     serde_json::to_string(&recipe).unwrap_or_default().hash(&mut same);
@@ -335,10 +384,10 @@ pub(crate) fn run(args: TrainArgs) -> Result<(), Error> {
         threads,
         workers: usize::from(args.num_workers),
         progress: true,
-        most_images_per_second: Some(peak / flops_per_image),
+        most_images_per_second,
     };
     stop_when_told();
-    let trained = train(&recipe, &options, &mut engine, &mut group, &STOP);
+    let trained = train(&recipe, &options, &mut *engine, &mut group, &STOP);
     let summary = trained.inspect_err(|error| group.abort(|| segface::print_error(error)))?;
     match place.rank {
         0 => tell(&recipe, &options, &summary, place.size),
