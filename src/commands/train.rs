@@ -178,10 +178,9 @@ fn one_device(text: &str) -> Result<Target, String> {
 }
 
 fn precision(text: &str) -> Result<Precision, String> {
-    match text.parse()? {
-        precision @ (Precision::F32 | Precision::Tf32) => Ok(precision),
-        other => Err(format!("{} is not a precision that networks are trained in; expected f32 or tf32", other.name())),
-    }
+    let known = [Precision::F32, Precision::Tf32];
+    let found = known.into_iter().find(|precision| precision.name() == text);
+    found.ok_or_else(|| format!("networks are not trained in `{text}`; expected f32 or tf32"))
 }
 
 /// As Python prints it, too.

@@ -27,8 +27,12 @@ pub(crate) fn engine(problem: &Problem, weights: &Weights, precision: Precision)
 
 /// `number`: which batch; `floor`: error allowed even where libtorch makes none.
 fn check(backbone: Backbone, variant: Variant, number: usize, floor: f64) {
+    check_sizes([2, 64], backbone, variant, number, floor);
+}
+
+fn check_sizes([batch, side]: [usize; 2], backbone: Backbone, variant: Variant, number: usize, floor: f64) {
     let spec = ModelSpec { backbone, variant };
-    let problem = Problem { spec, batch: 2, side: 64, stochastic_depth: true, number };
+    let problem = Problem { spec, batch, side, stochastic_depth: true, number };
     let weights = seeded(spec);
     judge_gradients(&mut engine(&problem, &weights, Precision::F32), &problem, &weights, floor);
 }
@@ -69,6 +73,21 @@ fn resnet() {
 #[test]
 fn efficientnet() {
     check(Backbone::EfficientNet, Variant::Celeb, 0, FLOOR);
+}
+
+#[test]
+fn odd_maps_of_strided_convolutions() {
+    check_sizes([3, 36], Backbone::ConvNextTiny, Variant::Helen, 0, FLOOR);
+}
+
+#[test]
+fn odd_maps_of_padded_windows() {
+    check_sizes([3, 36], Backbone::SwinV2Tiny, Variant::Helen, 0, FLOOR);
+}
+
+#[test]
+fn odd_maps_of_depthwise_convolutions() {
+    check_sizes([3, 44], Backbone::MobileNet, Variant::Helen, 0, FLOOR);
 }
 
 #[test]

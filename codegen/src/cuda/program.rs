@@ -84,7 +84,7 @@ impl PhaseOf {
     }
 
     /// The weight [channels, taps·out_channels] from the convolution's [out_channels, kernel²·channels].
-    fn weight(&self, data: &[f32]) -> Vec<f32> {
+    pub(crate) fn weight(&self, data: &[f32]) -> Vec<f32> {
         let PhaseOf { channels, out_channels, kernel, stride, .. } = *self;
         let mut result = Vec::with_capacity(channels * self.taps() * out_channels);
         for c in 0..channels {

@@ -109,3 +109,75 @@ fn pack(l: &mut Lowering<'_>, value: ValueId, form: Form, index: usize) {
     text.line(format!("gemm::pack_weight<{}>({source}, out, {n}, {k});", l.fragment_name()));
     l.launch(&text, [bytes.div_ceil(16 * PACK_THREADS) as u32, 1, 1], 0, 2 * bytes as u64);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Backbone;
+    use crate::Variant;
+    use crate::grad::{TrainingOptions, training};
+
+    fn program(backbone: Backbone, variant: Variant, precision: Precision) -> TrainingProgram {
+        let options =
+            TrainingOptions { batch: 2, height: 64, width: 64, stochastic_depth: true, outputs: Vec::new() };
+        let step = training(&ModelSpec { backbone, variant }, &options, &|_| true).unwrap();
+        compile_training(&step, precision, &Tuning::default()).unwrap()
+    }
+
+    #[test]
+    fn every_network_has_kernels_for_its_step_and_packs_each_weight_once() {
+        for backbone in Backbone::ALL {
+            for variant in Variant::ALL {
+                let program = program(backbone, variant, Precision::Tf32);
+                let made: Vec<usize> = program
+                    .packs
+                    .iter()
+                    .map(|launch| match launch.arguments[1] {
+                        Argument::Constant(index) => index,
+                        ref other => panic!("{backbone}: {other:?} is packed"),
+                    })
+                    .collect();
+                let packed = |&index: &usize| program.constants[index].1.packed().is_some();
+                let all: Vec<usize> = (0..program.constants.len()).filter(packed).collect();
+                assert_eq!(made, all, "{backbone}");
+                for launch in program.packs.iter().chain(&program.launches) {
+                    let kernel = &program.kernels[launch.kernel];
+                    assert!(launch.grid.iter().all(|side| *side > 0), "{backbone}: {} of no block", kernel.name);
+                    assert!(launch.grid[1].max(launch.grid[2]) < 1 << 16, "{backbone}: {}", kernel.name);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn sixteen_bits_are_refused() {
+        let options =
+            TrainingOptions { batch: 2, height: 64, width: 64, stochastic_depth: true, outputs: Vec::new() };
+        let model = ModelSpec { backbone: Backbone::MobileNet, variant: Variant::Celeb };
+        let step = training(&model, &options, &|_| true).unwrap();
+        let refused = compile_training(&step, Precision::Bf16, &Tuning::default()).unwrap_err();
+        assert!(refused.to_string().contains("bf16"), "{refused}");
+    }
+
+    #[test]
+    fn phases_have_every_tap_of_a_convolution_once() {
+        for (kernel, stride, padding) in [(1, 1, 0), (1, 2, 0), (2, 2, 0), (3, 1, 1), (3, 2, 1), (4, 4, 0), (7, 2, 3)] {
+            let (channels, out_channels) = (2, 3);
+            let phase = |i: usize| super::super::PhaseOf {
+                channels,
+                out_channels,
+                kernel,
+                stride,
+                padding,
+                at: [i / stride, i % stride],
+            };
+            let taps: usize = (0..stride * stride).map(|i| phase(i).taps()).sum();
+            assert_eq!(taps, kernel * kernel, "{kernel}/{stride}");
+            // Every number of the weight is in one place of one phase.
+            let weight: Vec<f32> = (0..out_channels * kernel * kernel * channels).map(|i| i as f32).collect();
+            let mut found: Vec<f32> = (0..stride * stride).flat_map(|i| phase(i).weight(&weight)).collect();
+            found.sort_by(f32::total_cmp);
+            assert_eq!(found, weight);
+        }
+    }
+}

@@ -12,11 +12,11 @@ use super::{Draws, Engine, Layout, Loss, Ready, Role};
 use crate::Error;
 use crate::data::Batch;
 use crate::engine::EngineError;
-use crate::engine::cuda::{Compiler, CudaError, Device, Prepared, Recorded};
+use crate::engine::cuda::{Compiler, CudaError, Device, Prepared, Recorded, tune};
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 use places::{Place, Places};
 use segface_codegen::ModelSpec;
-use segface_codegen::cuda::{Argument, Launch, TrainingProgram, Tuning, card::Card, compile_training};
+use segface_codegen::cuda::{Argument, Launch, TrainingProgram, compile_training};
 use segface_codegen::grad::{TrainingOptions, training};
 use segface_codegen::ir::{Output, Source, ValueId};
 use segface_codegen::plan::Precision;
@@ -41,6 +41,8 @@ pub struct CudaTrainer {
     launches: Vec<Prepared>,
     recorded: Option<Recorded>,
     host: Host,
+    /// What recipes made last.
+    evaluated: Vec<u8>,
     /// For the places of warps.
     context: Context,
 }
@@ -62,6 +64,15 @@ struct CardMemory {
     warps: CudaSlice<f32>,
     warp_starts: CudaSlice<u32>,
     warp_pixels: CudaSlice<u32>,
+}
+
+/// A batch as it goes to the card.
+struct Staged {
+    images: Vec<u8>,
+    step: Vec<u32>,
+    matrices: Vec<f32>,
+    starts: Vec<u32>,
+    pixels: Vec<u32>,
 }
 
 /// The flat arrays on the host.
@@ -87,7 +98,7 @@ impl CudaTrainer {
     ) -> Result<Self, Error> {
         let trained = |name: &str| layout.find(name).is_some_and(|entry| entry.trained);
         let step = training(&layout.model(), options, &trained).map_err(EngineError::from)?;
-        let tuning = Tuning::of(Card::default());
+        let tuning = tune::tuning(device).map_err(EngineError::from)?;
         let program = compile_training(&step, precision, &tuning).map_err(EngineError::from)?;
         let broken = |reason: &str| EngineError::Broken { reason: reason.into() };
         let input = program.graph.values.iter().position(|value| matches!(value.source, Source::Input));
@@ -95,7 +106,7 @@ impl CudaTrainer {
         let places = Places::new(&layout, &program)
             .ok_or_else(|| broken("it is made of tensors that the layout does not have"))?;
         let shape = program.graph.values[input.0].shape.clone();
-        Ok(Self::on(device, layout, program, places, input, &shape)?)
+        Ok(Self::on(device, layout, program, places, input, &shape).map_err(EngineError::from)?)
     }
 
     fn on(
@@ -148,7 +159,7 @@ impl CudaTrainer {
             stale: [true; 2],
         };
         let context = Context::new(1, Isa::best());
-        Ok(Self { layout, program, places, input, stream, copies, card, packs, launches, recorded: None, host, context })
+        Ok(Self { layout, program, places, input, stream, copies, card, packs, launches, recorded: None, host, evaluated: Vec::new(), context })
     }
 
     /// Which network.
@@ -178,8 +189,8 @@ impl CudaTrainer {
         let offset = self.program.memory.offsets[value.0].ok_or(EngineError::NoSuchOutput { output })?;
         let shape = self.program.graph.values[value.0].shape.clone();
         let place = self.card.arena.slice(offset..offset + 4 * shape.iter().product::<usize>());
-        let bytes = self.stream.clone_dtoh(&place).map_err(CudaError::of("downloading a result"))?;
-        self.stream.synchronize().map_err(CudaError::of("downloading a result"))?;
+        let downloaded = self.stream.clone_dtoh(&place).and_then(|bytes| self.stream.synchronize().map(|()| bytes));
+        let bytes = downloaded.map_err(CudaError::of("downloading a result")).map_err(EngineError::from)?;
         let numbers = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
         Ok((shape, numbers))
     }
@@ -208,31 +219,38 @@ impl CudaTrainer {
         Ok(())
     }
 
-    /// Brings the batch to the card, on the stream of copies.
-    fn upload(&mut self, batch: &Batch, draws: Draws, scale: f32) -> Result<(), CudaError> {
-        let of = || CudaError::of("uploading a batch");
-        let copies = &self.copies;
-        let bytes = segface_kernels::cuda::elements(segface_kernels::DType::F32, &batch.images);
-        let offset = self.program.memory.offsets[self.input.0].unwrap_or_default();
-        let mut place = self.card.arena.slice_mut(offset..offset + bytes.len());
-        copies.memcpy_htod(&bytes, &mut place).map_err(of())?;
-        copies.memcpy_htod(&batch.labels, &mut self.card.labels).map_err(of())?;
+    /// What of a batch goes to the card, in the form it has there.
+    fn staged(&mut self, batch: &Batch, draws: Draws, scale: f32) -> Staged {
         let halves = |word: u64| [word as u32, (word >> 32) as u32];
-        let step = [halves(draws.seed), halves(draws.step), [draws.micro_batch, scale.to_bits()]].concat();
-        copies.memcpy_htod(&step, &mut self.card.step).map_err(of())?;
+        let mut staged = Staged {
+            images: segface_kernels::cuda::elements(segface_kernels::DType::F32, &batch.images),
+            step: [halves(draws.seed), halves(draws.step), [draws.micro_batch, scale.to_bits()]].concat(),
+            matrices: batch.warps.iter().flat_map(|warp| warp.out_of_network()).collect(),
+            starts: Vec::new(),
+            pixels: Vec::new(),
+        };
+        let shape = &self.program.graph.values[self.input.0].shape;
+        for warp in &batch.warps {
+            let (starts, pixels) = warp.cells(&mut self.context, (shape[2], shape[1]));
+            staged.starts.extend(starts);
+            staged.pixels.extend(pixels);
+        }
+        staged
+    }
+
+    /// Brings the batch to the card, on the stream of copies. What it reads must stay until the step was waited for.
+    fn upload(&mut self, batch: &Batch, staged: &Staged) -> Result<(), CudaError> {
+        let of = || CudaError::of("uploading a batch");
+        let (copies, card) = (&self.copies, &mut self.card);
+        let offset = self.program.memory.offsets[self.input.0].unwrap_or_default();
+        let mut place = card.arena.slice_mut(offset..offset + staged.images.len());
+        copies.memcpy_htod(&staged.images, &mut place).map_err(of())?;
+        copies.memcpy_htod(&batch.labels, &mut card.labels).map_err(of())?;
+        copies.memcpy_htod(&staged.step, &mut card.step).map_err(of())?;
         if !batch.warps.is_empty() {
-            let shape = &self.program.graph.values[self.input.0].shape;
-            let size = (shape[2], shape[1]);
-            let (mut starts, mut pixels) = (Vec::new(), Vec::new());
-            for warp in &batch.warps {
-                let (begin, listed) = warp.cells(&mut self.context, size);
-                starts.extend(begin);
-                pixels.extend(listed);
-            }
-            let matrices: Vec<f32> = batch.warps.iter().flat_map(|warp| warp.out_of_network()).collect();
-            copies.memcpy_htod(&matrices, &mut self.card.warps).map_err(of())?;
-            copies.memcpy_htod(&starts, &mut self.card.warp_starts).map_err(of())?;
-            copies.memcpy_htod(&pixels, &mut self.card.warp_pixels).map_err(of())?;
+            copies.memcpy_htod(&staged.matrices, &mut card.warps).map_err(of())?;
+            copies.memcpy_htod(&staged.starts, &mut card.warp_starts).map_err(of())?;
+            copies.memcpy_htod(&staged.pixels, &mut card.warp_pixels).map_err(of())?;
         }
         Ok(())
     }
@@ -249,9 +267,9 @@ impl CudaTrainer {
         }
         let evaluated = parameters || (buffers && self.places.depends(&self.program.constants, true));
         if evaluated && self.places.evaluated_bytes > 0 {
-            let bytes = self.places.evaluate(&self.program, &self.host.parameters, &self.host.buffers);
-            let mut place = self.card.made.slice_mut(..bytes.len());
-            self.stream.memcpy_htod(&bytes, &mut place).map_err(of())?;
+            self.evaluated = self.places.evaluate(&self.program, &self.host.parameters, &self.host.buffers);
+            let mut place = self.card.made.slice_mut(..self.evaluated.len());
+            self.stream.memcpy_htod(&self.evaluated, &mut place).map_err(of())?;
         }
         if evaluated {
             self.packs.iter_mut().try_for_each(|pack| pack.run(&self.stream))?;
@@ -427,9 +445,11 @@ impl Engine for CudaTrainer {
 
     fn accumulate(&mut self, batch: &Batch, draws: Draws, scale: f32, _: &mut Ready<'_>) -> Result<Loss, Error> {
         self.check(batch)?;
-        self.upload(batch, draws, scale).map_err(EngineError::from)?;
-        self.refresh().map_err(EngineError::from)?;
-        let loss = self.run().map_err(EngineError::from)?;
+        let staged = self.staged(batch, draws, scale);
+        let done = self.upload(batch, &staged).and_then(|()| self.refresh()).and_then(|()| self.run());
+        // Whatever happened, nothing is under way any more that reads what is dropped now.
+        let waited = self.copies.synchronize().map_err(CudaError::of("uploading a batch"));
+        let loss = done.and_then(|loss| waited.map(|()| loss)).map_err(EngineError::from)?;
         self.download().map_err(EngineError::from)?;
         Ok(loss)
     }
