@@ -7,7 +7,9 @@ use segface::engine::cuda::Device;
 use segface::parser::{Target, default_threads};
 use segface::train::cuda::CudaTrainer;
 use segface::train::ours::OurEngine;
-use segface::train::{Decay, Engine, Layout, Place, Recipe, RunOptions, Schedule, Start, Summary, TrainError, connect, train};
+use segface::train::{
+    Decay, Engine, Layout, Place, Recipe, RunOptions, Schedule, Start, Summary, TrainError, connect, train,
+};
 use segface::{Backbone, Error, ModelSpec, Variant};
 use segface_codegen::grad::TrainingOptions;
 use segface_codegen::plan::Precision;
@@ -359,8 +361,7 @@ pub(crate) fn run(args: TrainArgs) -> Result<(), Error> {
         stochastic_depth: true,
         outputs: Vec::new(),
     };
-    let (mut engine, most_images_per_second) =
-        start_engine(&args, layout, &training, [threads, threads * place.size])?;
+    let (mut engine, most_images_per_second) = start_engine(&args, layout, &training, [threads, threads * place.size])?;
 
     let mut same = DefaultHasher::new();
     serde_json::to_string(&recipe).unwrap_or_default().hash(&mut same);

@@ -253,8 +253,7 @@ pub fn rungs(backbone: Backbone) -> Vec<Case> {
 /// If it cannot be compiled.
 pub fn training_step(backbone: Backbone, precision: Precision) -> Vec<Kernel> {
     let spec = ModelSpec { backbone, variant: Variant::Celeb };
-    let options =
-        TrainingOptions { batch: 4, height: 512, width: 512, stochastic_depth: true, outputs: Vec::new() };
+    let options = TrainingOptions { batch: 4, height: 512, width: 512, stochastic_depth: true, outputs: Vec::new() };
     let step = training(&spec, &options, &|_| true);
     let program = step.and_then(|step| compile_training(&step, precision, &Tuning::default()));
     program.unwrap_or_else(|e| panic!("{spec} in {}: {e}", precision.name())).kernels

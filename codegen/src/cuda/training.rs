@@ -96,9 +96,7 @@ fn pack(l: &mut Lowering<'_>, value: ValueId, form: Form, index: usize) {
     let Some([n, k]) = form.packed() else { return };
     let (header, source) = match form {
         Form::Turned { n, .. } => ("gemm/backward.cuh", format!("gemm::Turned{{weight, {n}}}")),
-        Form::Phase(phase) => {
-            ("conv/backward.cuh", format!("{}{{weight}}", phase.template("conv::PhaseWeight", "")))
-        }
+        Form::Phase(phase) => ("conv/backward.cuh", format!("{}{{weight}}", phase.template("conv::PhaseWeight", ""))),
         _ => ("gemm/backward.cuh", format!("gemm::AsIs{{weight, {k}}}")),
     };
     let bytes = form.bytes(l.precision, 0);
@@ -118,8 +116,7 @@ mod tests {
     use crate::grad::{TrainingOptions, training};
 
     fn program(backbone: Backbone, variant: Variant, precision: Precision) -> TrainingProgram {
-        let options =
-            TrainingOptions { batch: 2, height: 64, width: 64, stochastic_depth: true, outputs: Vec::new() };
+        let options = TrainingOptions { batch: 2, height: 64, width: 64, stochastic_depth: true, outputs: Vec::new() };
         let step = training(&ModelSpec { backbone, variant }, &options, &|_| true).unwrap();
         compile_training(&step, precision, &Tuning::default()).unwrap()
     }
@@ -151,8 +148,7 @@ mod tests {
 
     #[test]
     fn sixteen_bits_are_refused() {
-        let options =
-            TrainingOptions { batch: 2, height: 64, width: 64, stochastic_depth: true, outputs: Vec::new() };
+        let options = TrainingOptions { batch: 2, height: 64, width: 64, stochastic_depth: true, outputs: Vec::new() };
         let model = ModelSpec { backbone: Backbone::MobileNet, variant: Variant::Celeb };
         let step = training(&model, &options, &|_| true).unwrap();
         let refused = compile_training(&step, Precision::Bf16, &Tuning::default()).unwrap_err();

@@ -121,7 +121,7 @@ __device__ __forceinline__ void normalise(const E *x, const float *weight, const
     float values[WIDTH];
     load_vector<E>(values, x + row * C + channel);
 #pragma unroll
-    for (int v = 0; v < WIDTH; v++) values[v] = activate<ACT>(fmaf(values[v] - norm.mean[v], norm.factor[v], norm.bias[v]));
+    for (int v = 0; v < WIDTH; v++) values[v] = exact_activate<ACT>(fmaf(values[v] - norm.mean[v], norm.factor[v], norm.bias[v]));
     store_vector<E>(out + row * C + channel, values);
 }
 

@@ -14,18 +14,29 @@ struct StepData {
     float scale;
 };
 
+// 1/(1 + e^−x), divided as IEEE says: training goes through many norms of few values, each of which makes an error larger.
+__device__ __forceinline__ float exact_sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+
+// act(x), likewise.
+template <Act ACT>
+__device__ __forceinline__ float exact_activate(float x) {
+    if constexpr (ACT == Act::Silu) return x / (1.0f + expf(-x));
+    else if constexpr (ACT == Act::Sigmoid) return exact_sigmoid(x);
+    else return activate<ACT>(x);
+}
+
 // act′(x); at kinks as libtorch has it (`segface_kernels::Act::derivative`).
 template <Act ACT>
 __device__ __forceinline__ float derivative(float x) {
     if constexpr (ACT == Act::Relu) return x > 0.0f ? 1.0f : 0.0f;
     else if constexpr (ACT == Act::Gelu) return fmaf(x * 0.39894228f, expf(-0.5f * x * x), normcdff(x));
     else if constexpr (ACT == Act::Silu) {
-        const float s = sigmoid(x);
+        const float s = exact_sigmoid(x);
         return s * fmaf(x, 1.0f - s, 1.0f);
     } else if constexpr (ACT == Act::HardSwish) return x <= -3.0f ? 0.0f : x < 3.0f ? fmaf(x, 1.0f / 3.0f, 0.5f) : 1.0f;
     else if constexpr (ACT == Act::HardSigmoid) return x > -3.0f && x < 3.0f ? 1.0f / 6.0f : 0.0f;
     else if constexpr (ACT == Act::Sigmoid) {
-        const float s = sigmoid(x);
+        const float s = exact_sigmoid(x);
         return s * (1.0f - s);
     } else return 1.0f;
 }

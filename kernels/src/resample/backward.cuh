@@ -52,16 +52,16 @@ __device__ __forceinline__ void bilinear_backward(const E *d_out, const E *resid
     store_gradient<E>(d_x, residual, place.at(input, place.y, place.x), sum);
 }
 
-// d_x[b, y, x, (2i + j)·C + c] (+)= d_out[b, 2y + i, 2x + j, c]. `input` is the size of x; the grid that of d_out.
+// d_x[b, y, x, (2i + j)·C + c] (+)= d_out[b, 2y + i, 2x + j, c]. `input` is the size of x, whose pixels have 4·C channels.
 template <class E, int C, int WIDTH>
 __device__ __forceinline__ void pixel_shuffle_backward(const E *d_out, const E *residual, E *d_x, Size input) {
-    const Place<C, WIDTH> place;
-    const Size output{2 * input.height, 2 * input.width};
-    if (place.x >= output.width) return;
-    const u64 pixel = u64(place.image * input.height + place.y / 2) * u32(input.width) + u32(place.x / 2);
+    const Place<4 * C, WIDTH> place;
+    if (place.x >= input.width) return;
+    const int part = place.channel / C, channel = place.channel - part * C;
+    const u64 row = u64(place.image * input.height + place.y) * 2 + u32(part / 2);
     float values[WIDTH];
-    load_vector<E>(values, d_out + place.at(output, place.y, place.x));
-    store_gradient<E>(d_x, residual, (pixel * 4 + u32(place.y % 2 * 2 + place.x % 2)) * C + place.channel, values);
+    load_vector<E>(values, d_out + (row * u32(2 * input.width) + u32(2 * place.x + part % 2)) * C + channel);
+    store_gradient<E>(d_x, residual, place.at(input, place.y, place.x), values);
 }
 
 // The gradient of an output goes to the first largest of its inputs, row by row. An input asks each of the at most four windows that it

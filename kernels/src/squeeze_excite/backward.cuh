@@ -42,16 +42,25 @@ __device__ __forceinline__ void excite(const float *a, const float *weight, cons
     if (lane == 0) d_z[image * C + c] = d_gate[image * C + c] * derivative<GATE_ACT>(sum + bias[c]);
 }
 
-// d_a [batch, S]: a warp a number. Grid (S / 8, batch).
+// d_a [batch, S]. A block has 32 numbers, a lane each, and every warp an eighth of the terms, whose weights lie side by side; warps' sums
+// meet in order. Grid (S / 32, batch).
 template <int C, int S, Act ACT>
 __device__ __forceinline__ void slopes(const float *a, const float *weight, const float *d_z, float *d_a) {
-    const int lane = int(threadIdx.x) % 32, s = int(blockIdx.x) * (BACKWARD_THREADS / 32) + int(threadIdx.x) / 32;
+    constexpr int WARPS = BACKWARD_THREADS / 32;
+    __shared__ float buffer[WARPS][32];
+    const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32, s = int(blockIdx.x) * 32 + lane;
     const u64 image = blockIdx.y;
-    if (s >= S) return;
     float sum = 0.0f;
-    for (int c = lane; c < C; c += 32) sum = fmaf(weight[c * S + s], d_z[image * C + c], sum);
-    sum = sum_of_warp(sum);
-    if (lane == 0) d_a[image * S + s] = sum * derivative<ACT>(a[image * S + s]);
+    if (s < S) {
+        for (int c = warp; c < C; c += WARPS) sum = fmaf(weight[c * S + s], d_z[image * C + c], sum);
+    }
+    buffer[warp][lane] = sum;
+    __syncthreads();
+    if (warp != 0 || s >= S) return;
+    sum = 0.0f;
+#pragma unroll
+    for (int w = 0; w < WARPS; w++) sum += buffer[w][lane];
+    d_a[image * S + s] = sum * derivative<ACT>(a[image * S + s]);
 }
 
 // d_sums [batch, C], a thread a number, of blockIdx.y < batch; the row behind those adds the parameters' gradients up, images in order: a

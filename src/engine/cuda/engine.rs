@@ -244,11 +244,6 @@ impl Prepared {
         })
     }
 
-    /// What messages call it.
-    pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
-
     pub(crate) fn run(&mut self, stream: &CudaStream) -> Result<(), CudaError> {
         let mut parameters: Vec<*mut c_void> = self.words.iter_mut().map(|word| (word as *mut u64).cast()).collect();
         let launch = if self.cooperative { result::launch_cooperative_kernel } else { result::launch_kernel };

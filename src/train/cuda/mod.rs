@@ -159,7 +159,21 @@ impl CudaTrainer {
             stale: [true; 2],
         };
         let context = Context::new(1, Isa::best());
-        Ok(Self { layout, program, places, input, stream, copies, card, packs, launches, recorded: None, host, evaluated: Vec::new(), context })
+        Ok(Self {
+            layout,
+            program,
+            places,
+            input,
+            stream,
+            copies,
+            card,
+            packs,
+            launches,
+            recorded: None,
+            host,
+            evaluated: Vec::new(),
+            context,
+        })
     }
 
     /// Which network.
@@ -295,18 +309,6 @@ impl CudaTrainer {
         Ok(Loss { cross_entropy: loss[0], dice: loss[1] })
     }
 
-    /// Runs the launches of a step one by one on what the card holds, waiting for each: the first that fails says so by name.
-    ///
-    /// # Errors
-    /// What the launch says.
-    pub fn run_singly(&mut self) -> Result<(), CudaError> {
-        for launch in self.packs.iter_mut().chain(&mut self.launches) {
-            launch.run(&self.stream)?;
-            self.stream.synchronize().map_err(CudaError::of(launch.name().to_owned()))?;
-        }
-        Ok(())
-    }
-
     /// Adds the card's gradients to the host's, and takes over running statistics.
     fn download(&mut self) -> Result<(), CudaError> {
         let of = || CudaError::of("downloading gradients");
@@ -375,9 +377,8 @@ impl Addresses {
 
     /// The parameter's bits; the driver reads as many as the kernel's signature says.
     fn word(&self, program: &TrainingProgram, places: &Places, argument: &Argument) -> u64 {
-        let placed = |offset: Option<usize>| {
-            self.arena + offset.expect("what a launch names has a place in the arena") as u64
-        };
+        let placed =
+            |offset: Option<usize>| self.arena + offset.expect("what a launch names has a place in the arena") as u64;
         let at = |base: u64, index: usize| base + (index * size_of::<f32>()) as u64;
         match *argument {
             Argument::Value(value) => placed(program.memory.offsets[value.0]),

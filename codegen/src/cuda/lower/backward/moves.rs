@@ -61,7 +61,7 @@ pub(super) fn pixel_shuffle(l: &mut Lowering<'_>, spec: &PixelShuffleSpec) {
     let (mut text, width) = open(l, "pixel_shuffle_backward", channels);
     result(l, &mut text);
     let call = format!("pixel_shuffle_backward<E, {channels}, {width}>(d_out, residual, d_x, {{height, width}})");
-    close(l, text, &call, [input, output], [batch, output[1] * channels / width, output[0]]);
+    close(l, text, &call, [input, output], [batch, input[1] * 4 * channels / width, input[0]]);
 }
 
 /// One launch.

@@ -68,12 +68,7 @@ pub(in crate::cuda::lower) fn batch_norm(l: &mut Lowering<'_>, spec: &BatchNormS
 fn operands(l: &mut Lowering<'_>, text: &mut KernelText) {
     text.parameter("const E *x", l.element(Slot::X));
     text.parameter("const E *d_out", l.element(Slot::Gradient));
-    let slots = [
-        ("weight", Slot::NormWeight),
-        ("bias", Slot::NormBias),
-        ("mean", Slot::Mean),
-        ("scale", Slot::Scale),
-    ];
+    let slots = [("weight", Slot::NormWeight), ("bias", Slot::NormBias), ("mean", Slot::Mean), ("scale", Slot::Scale)];
     for (name, slot) in slots {
         text.parameter(format!("const float *{name}"), l.f32(slot));
     }

@@ -11,8 +11,7 @@ pub(super) fn squeeze_excite(l: &mut Lowering<'_>, spec: &SqueezeExciteSpec) {
     let SqueezeExciteSpec { batch, pixels, channels, squeeze, act: inner, gate_act } = *spec;
     let (inner, gate) = (act(inner), act(gate_act));
     let numbers = |count: usize| batch * count * size_of::<f32>();
-    let (a, d_z, d_a) =
-        (l.workspace(numbers(squeeze)), l.workspace(numbers(channels)), l.workspace(numbers(squeeze)));
+    let (a, d_z, d_a) = (l.workspace(numbers(squeeze)), l.workspace(numbers(channels)), l.workspace(numbers(squeeze)));
     let [sums, weight1, bias1, weight2, bias2, d_gate, residual] =
         [Slot::Sums, Slot::Weight, Slot::Bias, Slot::Weight1, Slot::Bias1, Slot::Gradient, Slot::Residual]
             .map(|slot| l.f32(slot));
@@ -41,18 +40,13 @@ pub(super) fn squeeze_excite(l: &mut Lowering<'_>, spec: &SqueezeExciteSpec) {
     let mut text = begin("squeeze_slopes", &[("a", a), ("weight", weight2), ("d_z", d_z)]);
     text.parameter("float *d_a", d_a);
     text.line(format!("squeeze_excite::slopes<{channels}, {squeeze}, {inner}>(a, weight, d_z, d_a);"));
-    launch_beside(l, &text, [squeeze.div_ceil(warps), batch, 1]);
+    launch_beside(l, &text, [squeeze.div_ceil(32), batch, 1]);
 
-    let operands =
-        [("sums", sums), ("a", a), ("weight", weight1), ("d_z", d_z), ("d_a", d_a), ("residual", residual)];
+    let operands = [("sums", sums), ("a", a), ("weight", weight1), ("d_z", d_z), ("d_a", d_a), ("residual", residual)];
     let mut text = begin("squeeze_excite_backward", &operands);
     text.parameter("float *d_sums", l.output(0));
-    let targets = [
-        ("d_weight1", Slot::Weight),
-        ("d_bias1", Slot::Bias),
-        ("d_weight2", Slot::Weight1),
-        ("d_bias2", Slot::Bias1),
-    ];
+    let targets =
+        [("d_weight1", Slot::Weight), ("d_bias1", Slot::Bias), ("d_weight2", Slot::Weight1), ("d_bias2", Slot::Bias1)];
     for (name, slot) in targets {
         text.parameter(format!("float *{name}"), l.gradient(slot));
     }
