@@ -15,9 +15,6 @@ use std::sync::{Mutex, OnceLock};
 
 /// One network of each kind.
 const KINDS: [Backbone; 4] = [Backbone::MobileNet, Backbone::SwinBase, Backbone::SwinV2Tiny, Backbone::ConvNextTiny];
-/// One network of each kind of training step.
-const STEPS: [Backbone; 5] =
-    [Backbone::MobileNet, Backbone::SwinBase, Backbone::SwinV2Tiny, Backbone::ConvNextTiny, Backbone::ResNet];
 /// Set where the table is to be written, which running every ignored test is no wish for.
 const WRITE: &str = "SEGFACE_WRITE_PTXAS";
 /// Kernels after which the table is saved while it is written.
@@ -151,23 +148,12 @@ fn unusual() -> Instances {
     found
 }
 
-/// Kernels of training steps: of one network of each kind by tensor cores, of one in f32.
-fn steps() -> Instances {
-    let mut found = Instances::new();
-    for backbone in STEPS {
-        collect(&mut found, instances::training_step(backbone, Precision::Tf32));
-    }
-    collect(&mut found, instances::training_step(Backbone::MobileNet, Precision::F32));
-    found
-}
-
 /// Every kernel of the table.
 fn all() -> &'static Instances {
     static ALL: OnceLock<Instances> = OnceLock::new();
     ALL.get_or_init(|| {
         let mut all = usual();
         collect(&mut all, unusual().into_values());
-        collect(&mut all, steps().into_values());
         all
     })
 }

@@ -4,8 +4,8 @@
 //     d_q = dS·k, d_k = dSᵀ·q, d_v = Pᵀ·d_out
 //
 // Operands as forward's; exact f32. `queries` makes d_q and leaves maximum, 1/Σ and D of each query's softmax, by which `keys` makes
-// d_k and d_v: P is computed three times and never stored. LANES threads (a warp or a block) share a query or a key, each with every
-// LANES-th partner; their sums meet in a fixed order. FLOPs 16·batch·heads·queries·keys·HEAD_DIM.
+// d_k and d_v: P is computed four times and never stored. LANES threads (a warp or a block) share a query or a key, each with every
+// LANES-th partner; their sums meet in a fixed order. FLOPs 20·batch·heads·queries·keys·HEAD_DIM.
 #pragma once
 #include "attention/forward.cuh"
 #include "cuda/vector.cuh"
@@ -78,6 +78,11 @@ __device__ __forceinline__ float dot(const float (&a)[HEAD_DIM], const float (&b
     return sum;
 }
 
+// P from q·k, the largest score and 1/Σ: the same bits wherever it is computed.
+__device__ __forceinline__ float probability(float product, float scale, float top, float inverse) {
+    return expf(__fmaf_rn(product, scale, -top)) * inverse;
+}
+
 // Numbers from one image to the next; 0 where all share one.
 struct Strides {
     int q, k, v;
@@ -111,11 +116,21 @@ __device__ __forceinline__ void queries_backward(const E *q, const E *k, const E
     const float top = largest_of_lanes<LANES>(maximum, buffer), keep = expf(maximum - top);
     const float inverse = 1.0f / sum_of_lanes<LANES>(total * keep, buffer);
     mean = sum_of_lanes<LANES>(mean * keep, buffer) * inverse;
+    // What rounding left of D, by the very P that follow: rows of dS then sum to zero as they must, and the gradient of a bias of all keys
+    // is not their noise.
+    float rest = 0.0f;
+    for (int key = lane; key < keys; key += LANES) {
+        load_head<E, HEAD_DIM>(row, k_begin + u64(key) * u32(width));
+        const float weight = probability(dot(mine, row), scale, top, inverse);
+        load_head<E, HEAD_DIM>(row, v_begin + u64(key) * u32(width));
+        rest = fmaf(weight, dot(slope, row) - mean, rest);
+    }
+    mean += sum_of_lanes<LANES>(rest, buffer);
     for (int key = lane; key < keys; key += LANES) {
         load_head<E, HEAD_DIM>(row, v_begin + u64(key) * u32(width));
         const float along = dot(slope, row) - mean;
         load_head<E, HEAD_DIM>(row, k_begin + u64(key) * u32(width));
-        const float d = expf(dot(mine, row) * scale - top) * inverse * along * scale;
+        const float d = probability(dot(mine, row), scale, top, inverse) * along * scale;
 #pragma unroll
         for (int i = 0; i < HEAD_DIM; i++) sums[i] = fmaf(d, row[i], sums[i]);
     }
@@ -143,7 +158,7 @@ __device__ __forceinline__ void keys_backward(const E *q, const E *k, const E *v
     const float *of_query = statistics + (u64(image) * gridDim.y + u32(head)) * u32(queries) * 3;
     for (int query = lane; query < queries; query += LANES) {
         load_head<E, HEAD_DIM>(row, q_begin + u64(query) * u32(width));
-        const float weight = expf(dot(mine, row) * scale - of_query[3 * query]) * of_query[3 * query + 1];
+        const float weight = probability(dot(mine, row), scale, of_query[3 * query], of_query[3 * query + 1]);
         float slope[HEAD_DIM];
         load_head<E, HEAD_DIM>(slope, d_begin + u64(query) * u32(width));
         const float d = weight * (dot(slope, values) - of_query[3 * query + 2]) * scale;
