@@ -3,11 +3,13 @@
 mod engine;
 
 use clap::ValueEnum;
-use engine::EngineName;
+use engine::{EngineName, On};
 use segface::data::{Dataset, Split, dataset_named, folder_in};
 use segface::engine::EngineError;
 use segface::parser::default_threads;
-use segface::train::{Decay, Layout, Place, Recipe, RunOptions, Schedule, Start, Summary, TrainError, connect, train};
+use segface::train::{
+    Decay, EngineChoice, Layout, Place, Recipe, RunOptions, Schedule, Start, Summary, TrainError, connect, train,
+};
 use segface::{Backbone, Error, ModelSpec, Variant};
 use segface_codegen::grad::{TrainingOptions, training};
 use segface_codegen::plan::Precision;
@@ -20,7 +22,7 @@ use std::sync::atomic::AtomicBool;
 /// Train a network on CelebAMask-HQ, LaPa or Helen
 ///
 /// The published recipe unless told otherwise: AdamW, 1e-4, a tenth of it from epochs 80 and 200 on, 300 epochs, seed 32, half cross-entropy and
-/// half dice. The published option names are accepted as they are. Runs on the CPU in f32.
+/// half dice. The published option names are accepted as they are. Runs on the CPU in f32, or on a CUDA device in f32 or tf32.
 ///
 /// The run's folder gets state.safetensors (to go on from with --resume, bit for bit), model_EPOCH.safetensors and model_best.safetensors
 /// (for `segface parse` and `eval`), log.jsonl, TensorBoard's event files, curves.png and curves.svg. Interrupt (Ctrl-C) or `kill` ends the
@@ -108,6 +110,12 @@ pub(crate) struct TrainArgs {
     /// Threads that compute [default: the processors of this machine, shared out among its processes]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
+    /// Where losses and gradients are computed: cpu, auto, cuda:NUMBER, or cuda for the one of the process's LOCAL_RANK
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    device: On,
+    /// How products are computed: f32, or on CUDA tf32
+    #[arg(long, default_value = "f32", value_parser = precision)]
+    precision: Precision,
     /// Epochs between weights files; 0 for only one at the end
     #[arg(long, visible_alias = "save-interval", value_name = "EPOCHS", default_value_t = 20)]
     save_interval: u64,
@@ -170,6 +178,12 @@ fn share(text: &str) -> Result<f64, String> {
     })
 }
 
+fn precision(text: &str) -> Result<Precision, String> {
+    let known = [Precision::F32, Precision::Tf32];
+    let found = known.into_iter().find(|precision| precision.name() == text);
+    found.ok_or_else(|| format!("networks are not trained in `{text}`; expected f32 or tf32"))
+}
+
 /// As Python prints it, too.
 fn truth(text: &str) -> Result<bool, String> {
     match text.to_ascii_lowercase().as_str() {
@@ -210,7 +224,7 @@ impl TrainArgs {
         }
     }
 
-    fn recipe(&self, model: ModelSpec, images: usize, processes: usize) -> Recipe {
+    fn recipe(&self, model: ModelSpec, images: usize, processes: usize, engine: EngineChoice) -> Recipe {
         let published = Recipe::published(model, usize::from(self.input_resolution), images);
         Recipe {
             batch: self.train_bs.map_or(published.batch, usize::from),
@@ -221,9 +235,9 @@ impl TrainArgs {
             clip: self.clip,
             ema: self.ema,
             freeze_backbone: self.freeze_backbone,
-            precision: Precision::F32,
+            precision: self.precision,
             seed: self.seed,
-            engine: self.engine.choice(),
+            engine,
             ..published
         }
     }
@@ -301,7 +315,11 @@ pub(crate) fn run(args: TrainArgs) -> Result<(), Error> {
     let folder = args.out.clone().unwrap_or_else(|| logs().join(args.expt_name.as_deref().unwrap_or("run")));
     let place = Place::from_environment(|name| variables.get(name))?;
     let images = Dataset::open(args.dataset, &data, Split::Train)?.len();
-    let recipe = args.recipe(model, images, place.size);
+    let local =
+        ["LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"].into_iter().find_map(|name| variables.get(name)?.parse().ok());
+    let device = args.device.open(local.unwrap_or(0))?;
+    let engine = args.engine.choice(device.is_some(), args.precision)?;
+    let recipe = args.recipe(model, images, place.size, engine);
     check_batch_norms(&recipe)?;
 
     let local = variables.get("LOCAL_WORLD_SIZE").and_then(|size| size.parse().ok()).unwrap_or(place.size);
@@ -322,9 +340,10 @@ pub(crate) fn run(args: TrainArgs) -> Result<(), Error> {
     let graph = training(&model, &step, &trained).map_err(EngineError::from)?.graph;
     let flops: u64 = graph.nodes.iter().map(|node| node.flops(&graph)).sum();
     drop(graph);
-    let mut engine = args.engine.start(layout, &step, threads)?;
-    let flops_per_image = flops as f64 / recipe.batch as f64;
+    let mut engine =
+        args.engine.start(layout, &step, threads, device.as_ref().map(|device| (device, args.precision)))?;
     let peak = peak::gflops(Isa::best(), DType::F32) * 1e9 * (threads * place.size) as f64;
+    let most_images_per_second = device.is_none().then_some(peak * recipe.batch as f64 / flops as f64);
 
     let mut same = DefaultHasher::new();
     serde_json::to_string(&recipe).unwrap_or_default().hash(&mut same);
@@ -348,7 +367,7 @@ pub(crate) fn run(args: TrainArgs) -> Result<(), Error> {
         threads,
         workers: usize::from(args.num_workers),
         progress: true,
-        most_images_per_second: Some(peak / flops_per_image),
+        most_images_per_second,
     };
     stop_when_told();
     let resumed = options.resume.then_some(options.folder.as_path());

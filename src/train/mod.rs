@@ -12,6 +12,7 @@
 //! | what it says: lines of JSON, TensorBoard's events, curves | [`Line`], [`curves_png`], [`curves_svg`] |
 //! | its network as published weights | [`export()`], [`weights`] |
 
+pub mod cuda;
 mod curves;
 mod engine;
 mod error;

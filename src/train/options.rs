@@ -13,6 +13,8 @@ pub enum EngineChoice {
     /// Ours.
     #[default]
     Ours,
+    /// Ours, on a CUDA device.
+    Cuda,
     /// libtorch.
     Tch,
     /// Ours, but for these blocks of the network, which libtorch computes.

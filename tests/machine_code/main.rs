@@ -3,3 +3,4 @@
 mod concurrent;
 mod sass;
 mod table;
+mod training;

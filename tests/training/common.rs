@@ -13,6 +13,7 @@ use segface_kernels::image::FaceWarp;
 use segface_kernels::stochastic_depth::{Draw, StochasticDepthSpec};
 use segface_kernels::{Context, Isa};
 use segface_reference::Model;
+use segface_tests::judge::Errors;
 use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
 
@@ -169,4 +170,71 @@ pub(crate) fn reference(weights: &Weights, problem: &Problem, kind: Kind) -> ([f
         (name, value)
     });
     (parts, tensors.collect())
+}
+
+/// How much worse than libtorch in f32 the gradients may be, as a whole and tensor by tensor.
+const FACTOR: f64 = 2.0;
+
+/// Errors of both engines for one network.
+struct Table {
+    /// Relative L2 of all gradients as one vector: ours, libtorch's in f32.
+    whole: [f64; 2],
+    /// Tensors that are further off than twice libtorch's error plus the floor.
+    worse: Vec<String>,
+    tensors: usize,
+}
+
+fn table(engine: &mut dyn Engine, problem: &Problem, weights: &Weights, floor: f64) -> Table {
+    let spec = problem.spec;
+    let (loss, gradients) = ours(engine, problem);
+    let (truth_loss, truth) = reference(weights, problem, Kind::Double);
+    let (peer_loss, peer) = reference(weights, problem, Kind::Float);
+    for (own, truth, peer) in
+        [(loss.cross_entropy, truth_loss[0], peer_loss[0]), (loss.dice, truth_loss[1], peer_loss[1])]
+    {
+        let allowed = FACTOR * (peer - truth).abs() + 1e-6 * truth.abs();
+        assert!((own - truth).abs() <= allowed, "{spec}: loss {own}, truth {truth}, libtorch {peer}");
+    }
+    let square = |x: &Tensor| x.square().sum(Kind::Double).double_value(&[]);
+    let mut squares = [0.0f64; 3];
+    let mut errors = Vec::new();
+    for (name, own) in &gradients {
+        let Some(truth) = truth.get(name) else {
+            assert!(own.iter().all(|d| *d == 0.0), "{spec}: {name} feeds nothing, but has a gradient");
+            continue;
+        };
+        let (truth, peer) = (truth.to_kind(Kind::Double), peer[name].to_kind(Kind::Double));
+        let own = Tensor::from_slice(own).to_kind(Kind::Double).view_as(&truth);
+        squares[0] += square(&(&own - &truth));
+        squares[1] += square(&(&peer - &truth));
+        squares[2] += square(&truth);
+        errors.push((name, Errors::of(&own, &truth).l2, Errors::of(&peer, &truth).l2));
+    }
+    let whole = [(squares[0] / squares[2]).sqrt(), (squares[1] / squares[2]).sqrt()];
+    // A ReLU whose x is within rounding of zero has another slope in f32 and changes all gradients before it. Where that happens is chance:
+    // a tensor may be as far off as libtorch's are as a whole.
+    let worse = errors.iter().filter(|(_, own, peer)| *own > FACTOR * peer.max(whole[1]) + floor);
+    let worse: Vec<String> = worse.map(|(name, own, peer)| format!("{name}: {own:.2e}, libtorch {peer:.2e}")).collect();
+    // Running statistics by the same rule.
+    for entry in engine.layout().buffers().iter().filter(|entry| entry.role == segface::train::Role::Statistic) {
+        let own = Tensor::from_slice(&engine.buffers()[entry.range.clone()]);
+        let (own, peer) = (Errors::of(&own, &truth[&entry.name]), Errors::of(&peer[&entry.name], &truth[&entry.name]));
+        assert!(own.l2 <= FACTOR * peer.l2 + 1e-6, "{spec}: {}: {:.2e}, libtorch {:.2e}", entry.name, own.l2, peer.l2);
+    }
+    Table { whole, worse, tensors: errors.len() }
+}
+
+/// Holds an engine's gradients of a problem against libtorch's in f64; `floor`: error allowed even where libtorch makes none.
+pub(crate) fn judge_gradients(engine: &mut dyn Engine, problem: &Problem, weights: &Weights, floor: f64) {
+    let Table { whole: [own, peer], worse, tensors } = table(engine, problem, weights, floor);
+    let spec = problem.spec;
+    println!(
+        "{spec}: relative L2 of all gradients {own:.2e}, libtorch f32 {peer:.2e}; {} of {tensors} tensors worse",
+        worse.len()
+    );
+    for line in worse.iter().take(12) {
+        println!("  {line}");
+    }
+    assert!(own <= FACTOR * peer + floor, "{spec}: {own:.2e}, libtorch {peer:.2e}");
+    assert!(worse.is_empty(), "{spec}: {} of {tensors} tensors", worse.len());
 }

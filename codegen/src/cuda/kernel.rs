@@ -42,6 +42,20 @@ pub enum Argument {
     I32(i32),
     /// A 32-bit float.
     F32(f32),
+    /// Training: address of the sums of gradients of a value that is made from parameters; null where none of these is trained.
+    Gradient(ValueId),
+    /// Training: address of the labels, a byte for each pixel.
+    Labels,
+    /// Training: address of `StepData` (`cuda/backward.cuh`).
+    Step,
+    /// Training: address of the loss, cross-entropy and dice in f64.
+    Loss,
+    /// Training: address of six numbers an image that lead out of its warp (`FaceWarp::out_of_network`).
+    Warps,
+    /// Training: addresses of where each list of `FaceWarp::cells` begins, and of the lists, an image after the other.
+    WarpStarts,
+    /// See [`Argument::WarpStarts`].
+    WarpPixels,
 }
 
 /// One launch.

@@ -11,9 +11,13 @@ mod kernel;
 mod lower;
 mod program;
 pub mod tile;
+mod training;
 
 pub use image::image_kernels;
 pub use kernel::{Argument, Detail, Kernel, Launch};
 pub use lower::Rung;
-pub use program::{Form, Program, compile, compile_graph, compile_graph_tuned, compile_rung, compile_tuned, kernels};
+pub use program::{
+    Form, PhaseOf, Program, compile, compile_graph, compile_graph_tuned, compile_rung, compile_tuned, kernels,
+};
 pub use tile::{Choice, Problem, Tile, Tuning};
+pub use training::{TrainingProgram, compile_training};

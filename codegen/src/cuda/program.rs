@@ -33,6 +33,108 @@ pub enum Form {
         /// Positions of a window.
         area: usize,
     },
+    /// Training: the transpose of a weight [k, n] in fragment order, for the gradient of a product's data.
+    Turned {
+        /// Rows: columns of the product.
+        n: usize,
+        /// Columns: terms of each sum.
+        k: usize,
+    },
+    /// Training: the part of a convolution's weight that reaches pixels of one remainder, in fragment order.
+    Phase(PhaseOf),
+}
+
+/// Input pixels (y·stride + at, x·stride + at) of a convolution, which see the same of its taps: for the gradient of its data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct PhaseOf {
+    /// Channels of its input.
+    pub channels: usize,
+    /// Channels of its result.
+    pub out_channels: usize,
+    /// Side of its window.
+    pub kernel: usize,
+    /// Its stride.
+    pub stride: usize,
+    /// Its padding.
+    pub padding: usize,
+    /// The remainder, down and across, each below the stride.
+    pub at: [usize; 2],
+}
+
+impl PhaseOf {
+    /// The first tap of an axis that reaches the pixels.
+    fn first(&self, axis: usize) -> usize {
+        (self.at[axis] + self.padding) % self.stride
+    }
+
+    /// Taps of an axis.
+    fn side(&self, axis: usize) -> usize {
+        self.kernel.saturating_sub(self.first(axis)).div_ceil(self.stride)
+    }
+
+    /// Taps that reach the pixels.
+    pub fn taps(&self) -> usize {
+        self.side(0) * self.side(1)
+    }
+
+    /// A template of `conv/backward.cuh` with its arguments, of which `first` come first.
+    pub(crate) fn template(&self, name: &str, first: &str) -> String {
+        let PhaseOf { channels, out_channels, kernel, stride, padding, at: [y, x] } = self;
+        format!("{name}<{first}{channels}, {out_channels}, {kernel}, {stride}, {padding}, {y}, {x}>")
+    }
+
+    /// The weight [channels, taps·out_channels] from the convolution's [out_channels, kernel²·channels].
+    pub(crate) fn weight(&self, data: &[f32]) -> Vec<f32> {
+        let PhaseOf { channels, out_channels, kernel, stride, .. } = *self;
+        let mut result = Vec::with_capacity(channels * self.taps() * out_channels);
+        for c in 0..channels {
+            for (a, b) in (0..self.side(0)).flat_map(|a| (0..self.side(1)).map(move |b| (a, b))) {
+                let tap = (self.first(0) + a * stride) * kernel + self.first(1) + b * stride;
+                result.extend((0..out_channels).map(|o| data[(o * kernel * kernel + tap) * channels + c]));
+            }
+        }
+        result
+    }
+}
+
+impl Form {
+    /// Rows and columns of a matrix in fragment order.
+    pub fn packed(&self) -> Option<[usize; 2]> {
+        match *self {
+            Form::Packed { n, k } | Form::Turned { n, k } => Some([n, k]),
+            Form::Phase(phase) => Some([phase.channels, phase.taps() * phase.out_channels]),
+            Form::F32 | Form::Element | Form::PositionBias { .. } => None,
+        }
+    }
+
+    /// Bytes of a constant of `len` numbers in this form.
+    pub fn bytes(&self, precision: Precision, len: usize) -> usize {
+        match *self {
+            Form::F32 => 4 * len,
+            Form::Element => precision.dtype().size() * len,
+            Form::PositionBias { heads, area } => segface_kernels::cuda::position_bias_bytes(heads, area),
+            Form::Packed { .. } | Form::Turned { .. } | Form::Phase(_) => {
+                let [n, k] = self.packed().unwrap_or_default();
+                segface_kernels::cuda::packed_bytes(precision.fragment(), n, k)
+            }
+        }
+    }
+
+    /// The numbers `data` in this form, as bytes for the device.
+    pub fn make(&self, precision: Precision, data: &[f32]) -> Vec<u8> {
+        let pack = |n: usize, k: usize, data: &[f32]| segface_kernels::cuda::pack(precision.fragment(), n, k, data);
+        match *self {
+            Form::F32 => segface_kernels::cuda::elements(DType::F32, data),
+            Form::Element => segface_kernels::cuda::elements(precision.dtype(), data),
+            Form::Packed { n, k } => pack(n, k, data),
+            Form::PositionBias { heads, area } => segface_kernels::cuda::pack_position_bias(heads, area, data),
+            Form::Turned { n, k } => {
+                let turned: Vec<f32> = (0..n * k).map(|i| data[i % k * n + i / k]).collect();
+                pack(n, k, &turned)
+            }
+            Form::Phase(phase) => pack(phase.channels, phase.taps() * phase.out_channels, &phase.weight(data)),
+        }
+    }
 }
 
 /// A compiled network for CUDA.
@@ -147,12 +249,7 @@ fn device_constant(graph: &Graph, precision: Precision, value: ValueId, form: Fo
     let Source::Constant(data) = &graph.values[value.0].source else {
         unreachable!("only constants are asked for as constants")
     };
-    match form {
-        Form::F32 => segface_kernels::cuda::elements(DType::F32, data).into(),
-        Form::Element => segface_kernels::cuda::elements(precision.dtype(), data).into(),
-        Form::Packed { n, k } => segface_kernels::cuda::pack(precision.fragment(), n, k, data).into(),
-        Form::PositionBias { heads, area } => segface_kernels::cuda::pack_position_bias(heads, area, data).into(),
-    }
+    form.make(precision, data).into()
 }
 
 impl Program {
@@ -186,12 +283,7 @@ impl Program {
         }
         for (value, form, bytes) in &self.constants {
             let len = graph.values.get(value.0).ok_or("a constant of no value")?.len();
-            let expected = match *form {
-                Form::F32 => 4 * len,
-                Form::Element => self.precision.dtype().size() * len,
-                Form::Packed { n, k } => segface_kernels::cuda::packed_bytes(self.precision.fragment(), n, k),
-                Form::PositionBias { heads, area } => segface_kernels::cuda::position_bias_bytes(heads, area),
-            };
+            let expected = form.bytes(self.precision, len);
             if bytes.len() != expected {
                 return Err(format!(
                     "the constant {} has {} bytes, expected {expected}",
@@ -212,6 +304,9 @@ impl Program {
                 Argument::Constant(index) => index < self.constants.len(),
                 Argument::Counters { first } => first < self.counters,
                 Argument::Null | Argument::I32(_) | Argument::F32(_) => true,
+                // Nobody trains from a file of an engine.
+                Argument::Gradient(_) | Argument::Labels | Argument::Step | Argument::Loss => false,
+                Argument::Warps | Argument::WarpStarts | Argument::WarpPixels => false,
             };
             if !launch.arguments.iter().all(known) {
                 return Err(format!("a launch of {} names what is not there", self.kernels[launch.kernel].name));

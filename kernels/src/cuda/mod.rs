@@ -28,6 +28,7 @@ headers! {
     "cuda/vector.cuh"
     "cuda/grid.cuh"
     "cuda/channel_sums.cuh"
+    "cuda/backward.cuh"
     "gemm/forward.cuh"
     "gemm/naive.cuh"
     "gemm/tiled.cuh"
@@ -64,6 +65,19 @@ headers! {
     "token_attention/pack.cuh"
     "token_attention/position.cuh"
     "token_attention/token_step.cuh"
+    "image/backward.cuh"
+    "elementwise/backward.cuh"
+    "batch_norm/backward.cuh"
+    "layer_norm/backward.cuh"
+    "resample/backward.cuh"
+    "depthwise/backward.cuh"
+    "squeeze_excite/backward.cuh"
+    "loss/backward.cuh"
+    "attention/backward.cuh"
+    "mask_head/backward.cuh"
+    "window_attention/backward.cuh"
+    "gemm/backward.cuh"
+    "conv/backward.cuh"
 }
 
 /// How a kernel's products are computed: the precisions of `cuda/number.cuh`.

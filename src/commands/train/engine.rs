@@ -2,13 +2,54 @@
 
 use clap::ValueEnum;
 use segface::Error;
-#[cfg(not(feature = "libtorch"))]
-use segface::train::TrainError;
+use segface::engine::EngineError;
+use segface::engine::cuda::Device;
+use segface::parser::Target;
+use segface::train::cuda::CudaTrainer;
 use segface::train::ours::OurEngine;
-use segface::train::{Engine, EngineChoice, Group, Layout, Recipe};
+use segface::train::{Engine, EngineChoice, Group, Layout, Recipe, TrainError};
 use segface_codegen::grad::TrainingOptions;
+use segface_codegen::plan::Precision;
 use segface_kernels::Isa;
 use std::path::Path;
+use std::str::FromStr;
+
+/// `--device`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum On {
+    Cpu,
+    /// The first CUDA device, if there is one.
+    Auto,
+    Cuda(usize),
+    /// The CUDA device of the process's number on its machine.
+    CudaOfProcess,
+}
+
+impl FromStr for On {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse()? {
+            Target::Cpu => Ok(On::Cpu),
+            Target::Auto => Ok(On::Auto),
+            Target::Cuda(_) if text == "cuda" => Ok(On::CudaOfProcess),
+            Target::Cuda(ordinal) => Ok(On::Cuda(ordinal)),
+            Target::CudaEach(_) => Err("a process trains on one device; start one process for each".into()),
+        }
+    }
+}
+
+impl On {
+    /// The device; none is the CPU. `local`: the process's number on its machine.
+    pub(super) fn open(self, local: usize) -> Result<Option<Device>, EngineError> {
+        match self {
+            On::Cpu => Ok(None),
+            On::Auto => Ok(Device::open(0).ok()),
+            On::Cuda(ordinal) => Ok(Some(Device::open(ordinal)?)),
+            On::CudaOfProcess => Ok(Some(Device::open(local)?)),
+        }
+    }
+}
 
 /// `--engine`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -23,16 +64,33 @@ pub(super) enum EngineName {
 
 impl EngineName {
     /// What recipes say of it, before anything is measured.
-    pub(super) fn choice(self) -> EngineChoice {
+    pub(super) fn choice(self, on_cuda: bool, precision: Precision) -> Result<EngineChoice, TrainError> {
+        if precision != Precision::F32 && !on_cuda {
+            let reason = format!("the CPU trains in f32; --precision {} is for --device cuda", precision.name());
+            return Err(TrainError::Options(reason));
+        }
         match self {
-            EngineName::Ours => EngineChoice::Ours,
-            EngineName::Tch => EngineChoice::Tch,
-            EngineName::Mixed => EngineChoice::Mixed(Vec::new()),
+            EngineName::Ours if on_cuda => Ok(EngineChoice::Cuda),
+            EngineName::Ours => Ok(EngineChoice::Ours),
+            EngineName::Tch | EngineName::Mixed if on_cuda => {
+                Err(TrainError::Options("--engine tch and mixed compute on the CPU; give --device cpu".into()))
+            }
+            EngineName::Tch => Ok(EngineChoice::Tch),
+            EngineName::Mixed => Ok(EngineChoice::Mixed(Vec::new())),
         }
     }
 
-    /// Takes memory and starts threads.
-    pub(super) fn start(self, layout: Layout, options: &TrainingOptions, threads: usize) -> Result<Started, Error> {
+    /// Takes memory and starts threads. `cuda`: not on the CPU.
+    pub(super) fn start(
+        self,
+        layout: Layout,
+        options: &TrainingOptions,
+        threads: usize,
+        cuda: Option<(&Device, Precision)>,
+    ) -> Result<Started, Error> {
+        if let Some((device, precision)) = cuda {
+            return Ok(Started::Alone(Box::new(CudaTrainer::new(layout, options, device, precision)?)));
+        }
         match self {
             EngineName::Ours => Ok(Started::Alone(Box::new(OurEngine::new(layout, options, threads, Isa::best())?))),
             #[cfg(feature = "libtorch")]

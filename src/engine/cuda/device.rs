@@ -15,7 +15,7 @@ const FREE_SHARED_BYTES: u32 = 48 * 1024;
 /// A card that kernels can run on.
 #[derive(Clone)]
 pub struct Device {
-    pub(super) context: Arc<CudaContext>,
+    pub(crate) context: Arc<CudaContext>,
     name: String,
     capability: (i32, i32),
 }
@@ -74,7 +74,7 @@ impl Device {
     }
 
     /// Loads a kernel and allows it the shared memory it needs.
-    pub(super) fn load(&self, kernel: &Kernel, image: &Image) -> Result<CudaFunction, CudaError> {
+    pub(crate) fn load(&self, kernel: &Kernel, image: &Image) -> Result<CudaFunction, CudaError> {
         let what = || format!("loading the kernel {}", kernel.name);
         let code = match image {
             Image::Ptx(text) => Ptx::from_src(text),
@@ -99,7 +99,7 @@ impl Device {
     }
 
     /// Memory for `len` elements, at least one. It holds anything: whoever asks writes before anybody reads.
-    pub(super) fn allocate<T: DeviceRepr>(
+    pub(crate) fn allocate<T: DeviceRepr>(
         &self,
         stream: &Arc<CudaStream>,
         len: usize,

@@ -4,7 +4,7 @@ use super::{CudaError, CudaNetwork, Device, Image};
 use crate::engine::EngineError;
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUresult, CUstreamCaptureMode};
 use cudarc::driver::{CudaFunction, CudaGraph, CudaSlice, CudaStream, DevicePtr, result};
-use segface_codegen::cuda::{Argument, Launch, Program};
+use segface_codegen::cuda::{Argument, Kernel, Launch, Program};
 use segface_codegen::ir::{Output, ValueId};
 use segface_kernels::DType;
 use std::ffi::c_void;
@@ -18,19 +18,46 @@ pub struct CudaEngine {
     /// Kept for the kernels that use them.
     _counters: CudaSlice<u32>,
     pub(super) launches: Vec<Prepared>,
-    graph: Option<Graph>,
+    graph: Option<Recorded>,
     /// The logits of the last run that were asked for.
     logits: Vec<f32>,
 }
 
-/// All launches, recorded.
-struct Graph(CudaGraph);
+/// Launches, recorded.
+pub(crate) struct Recorded(CudaGraph);
 
 // SAFETY: the driver allows a graph's calls on any thread, but not two at a time; only its engine makes them, through `&mut`.
-unsafe impl Send for Graph {}
+unsafe impl Send for Recorded {}
+
+impl Recorded {
+    /// Records `launches` on the stream, on which nothing else happens meanwhile.
+    ///
+    /// # Errors
+    /// If the driver refuses one of them.
+    pub(crate) fn of(stream: &Arc<CudaStream>, launches: &mut [Prepared]) -> Result<Self, CudaError> {
+        stream
+            .begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+            .map_err(CudaError::of("beginning a capture"))?;
+        let launched = launches.iter_mut().try_for_each(|launch| launch.run(stream));
+        let graph = stream.end_capture(CUgraphInstantiate_flags(0)).map_err(CudaError::of("ending a capture"));
+        launched?;
+        graph?.map(Recorded).ok_or_else(|| CudaError::Driver {
+            what: "ending a capture".into(),
+            source: result::DriverError(CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED),
+        })
+    }
+
+    /// Launches all of them, on the stream that they were recorded on.
+    ///
+    /// # Errors
+    /// If the driver refuses.
+    pub(crate) fn launch(&self) -> Result<(), CudaError> {
+        self.0.launch().map_err(CudaError::of("launching the graph"))
+    }
+}
 
 /// A launch with its arguments as the driver takes them.
-pub(super) struct Prepared {
+pub(crate) struct Prepared {
     function: CudaFunction,
     grid: (u32, u32, u32),
     block: (u32, u32, u32),
@@ -71,25 +98,10 @@ impl CudaEngine {
         let constants = network.constants.device_ptr(&stream).0;
         let bases = [arena.device_ptr(&stream).0, constants, counters.device_ptr(&stream).0];
         let prepare = |launch: &Launch| {
-            let kernel = &program.kernels[launch.kernel];
             let function = network.functions[launch.kernel].clone();
-            let [mut blocks, y, z] = launch.grid;
-            if launch.cooperative {
-                // All must run at once, and share their work however many they are.
-                let a_multiprocessor = function
-                    .occupancy_max_active_blocks_per_multiprocessor(kernel.threads, kernel.shared_bytes as usize, None)
-                    .map_err(CudaError::of(format!("asking how many blocks of {} run at once", kernel.name)))?;
-                blocks = blocks.min(a_multiprocessor * device.multiprocessors()? as u32).max(1);
-            }
-            Ok(Prepared {
-                function,
-                grid: (blocks, y, z),
-                block: (kernel.threads, 1, 1),
-                shared_bytes: kernel.shared_bytes,
-                cooperative: launch.cooperative,
-                name: format!("{} ({})", kernel.name, program.graph.nodes[launch.node].name),
-                words: launch.arguments.iter().map(|argument| word(&network, bases, argument)).collect(),
-            })
+            let words = launch.arguments.iter().map(|argument| word(&network, bases, argument)).collect();
+            let node = &program.graph.nodes[launch.node].name;
+            Prepared::new(device, (&program.kernels[launch.kernel], function), launch, node, words)
         };
         let launches = program.launches.iter().map(prepare).collect::<Result<_, CudaError>>()?;
         stream.synchronize().map_err(CudaError::of("clearing counters"))?;
@@ -134,27 +146,11 @@ impl CudaEngine {
     /// Launches everything as a graph, captured the first time.
     pub(super) fn launch_all(&mut self) -> Result<(), CudaError> {
         if let Some(graph) = &self.graph {
-            return graph.0.launch().map_err(CudaError::of("launching the graph"));
+            return graph.launch();
         }
-        self.stream
-            .begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
-            .map_err(CudaError::of("beginning a capture"))?;
-        let mut launched = Ok(());
-        for launch in &mut self.launches {
-            launched = launch.run(&self.stream);
-            if launched.is_err() {
-                break;
-            }
-        }
-        let flags = CUgraphInstantiate_flags(0);
-        let graph = self.stream.end_capture(flags).map_err(CudaError::of("ending a capture"));
-        launched?;
-        let graph = graph?.ok_or_else(|| CudaError::Driver {
-            what: "ending a capture".into(),
-            source: result::DriverError(CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED),
-        })?;
-        graph.launch().map_err(CudaError::of("launching the graph"))?;
-        self.graph = Some(Graph(graph));
+        let graph = Recorded::of(&self.stream, &mut self.launches)?;
+        graph.launch()?;
+        self.graph = Some(graph);
         Ok(())
     }
 
@@ -218,7 +214,37 @@ impl CudaEngine {
 }
 
 impl Prepared {
-    pub(super) fn run(&mut self, stream: &CudaStream) -> Result<(), CudaError> {
+    /// The launch of a kernel for a node of that name; `words` are the bits of its arguments.
+    ///
+    /// # Errors
+    /// If the driver does not say how many blocks of a cooperative launch run at once.
+    pub(crate) fn new(
+        device: &Device,
+        (kernel, function): (&Kernel, CudaFunction),
+        launch: &Launch,
+        node: &str,
+        words: Vec<u64>,
+    ) -> Result<Self, CudaError> {
+        let [mut blocks, y, z] = launch.grid;
+        if launch.cooperative {
+            // All must run at once, and share their work however many they are.
+            let a_multiprocessor = function
+                .occupancy_max_active_blocks_per_multiprocessor(kernel.threads, kernel.shared_bytes as usize, None)
+                .map_err(CudaError::of(format!("asking how many blocks of {} run at once", kernel.name)))?;
+            blocks = blocks.min(a_multiprocessor * device.multiprocessors()? as u32).max(1);
+        }
+        Ok(Self {
+            function,
+            grid: (blocks, y, z),
+            block: (kernel.threads, 1, 1),
+            shared_bytes: kernel.shared_bytes,
+            cooperative: launch.cooperative,
+            name: format!("{} ({node})", kernel.name),
+            words,
+        })
+    }
+
+    pub(crate) fn run(&mut self, stream: &CudaStream) -> Result<(), CudaError> {
         let mut parameters: Vec<*mut c_void> = self.words.iter_mut().map(|word| (word as *mut u64).cast()).collect();
         let launch = if self.cooperative { result::launch_cooperative_kernel } else { result::launch_kernel };
         // SAFETY: the words are the kernel's parameters, in its order, made from the same description as its signature; the
@@ -249,5 +275,12 @@ fn word(network: &CudaNetwork, [arena, constants, counters]: [u64; 3], argument:
         Argument::Null => 0,
         Argument::I32(value) => u64::from(value as u32),
         Argument::F32(value) => u64::from(value.to_bits()),
+        Argument::Gradient(_)
+        | Argument::Labels
+        | Argument::Step
+        | Argument::Loss
+        | Argument::Warps
+        | Argument::WarpStarts
+        | Argument::WarpPixels => unreachable!("what a step of training alone has, in a program of inference"),
     }
 }

@@ -115,7 +115,7 @@ pub enum CudaError {
 
 impl CudaError {
     /// The driver's answer to `what`.
-    pub(super) fn of(what: impl Into<String>) -> impl FnOnce(DriverError) -> CudaError {
+    pub(crate) fn of(what: impl Into<String>) -> impl FnOnce(DriverError) -> CudaError {
         let what = what.into();
         move |source| CudaError::Driver { what, source }
     }

@@ -17,6 +17,7 @@ pub mod tune;
 pub use compiler::{Compiler, Image, Resources, driver_version};
 pub use device::{Device, devices};
 pub use engine::CudaEngine;
+pub(crate) use engine::{Prepared, Recorded};
 pub use error::CudaError;
 pub use file::CudaFile;
 pub use network::CudaNetwork;

@@ -1,6 +1,7 @@
 //! From nodes to launches: one file per kernel folder.
 
 mod attention;
+mod backward;
 mod conv;
 mod depthwise;
 mod elementwise;
@@ -36,6 +37,8 @@ pub(crate) struct Lowering<'g> {
     rung: Option<Rung>,
     /// Whether the node's kernels are those of networks without tensor cores.
     plain: bool,
+    /// Whether images were warped and logits go back before the loss sees them.
+    pub(crate) warps: bool,
     /// How tiles are chosen.
     pub(crate) tuning: &'g Tuning,
     node: usize,
@@ -57,7 +60,7 @@ pub(crate) struct Parts {
 impl<'g> Lowering<'g> {
     pub(crate) fn new(graph: &'g Graph, precision: Precision, rung: Option<Rung>, tuning: &'g Tuning) -> Self {
         let parts = Parts { workspaces: vec![0; graph.nodes.len()], ..Parts::default() };
-        Self { graph, precision, rung, plain: false, tuning, node: 0, parts }
+        Self { graph, precision, rung, plain: false, warps: false, tuning, node: 0, parts }
     }
 
     /// The tile for a product that the next launch makes.
@@ -77,6 +80,16 @@ impl<'g> Lowering<'g> {
         if let Some(launch) = self.parts.launches.last_mut() {
             of(&mut launch.detail);
         }
+    }
+
+    /// Launches so far.
+    pub(crate) fn launches(&self) -> usize {
+        self.parts.launches.len()
+    }
+
+    /// Constants so far.
+    pub(crate) fn constants(&self) -> Vec<(ValueId, Form)> {
+        self.parts.constants.clone()
     }
 
     pub(crate) fn finish(self) -> Parts {
@@ -118,9 +131,9 @@ impl<'g> Lowering<'g> {
             Op::PixelShuffle(spec) => resample::pixel_shuffle(self, spec),
             Op::MaxPool(spec) => resample::max_pool(self, spec),
             Op::SumPool(spec) => resample::sum_pool(self, spec),
-            Op::BatchNorm(_) | Op::StochasticDepth(_) | Op::Backward(_) => {
-                unreachable!("training graphs are not lowered to this target")
-            }
+            Op::BatchNorm(spec) => backward::batch_norm(self, spec),
+            Op::StochasticDepth(spec) => backward::stochastic_depth(self, spec),
+            Op::Backward(op) => backward::backward(self, op),
         }
     }
 
@@ -172,12 +185,27 @@ impl<'g> Lowering<'g> {
         value.is_some_and(|value| matches!(value.source, Source::Constant(_)))
     }
 
+    /// The constant in `slot` in that form.
+    pub(crate) fn constant(&mut self, slot: Slot, form: Form) -> Argument {
+        self.operand(slot, form)
+    }
+
+    /// The sums of gradients of what is in `slot`; null where the node has nothing there.
+    pub(crate) fn gradient(&self, slot: Slot) -> Argument {
+        self.node().input(slot).map_or(Argument::Null, Argument::Gradient)
+    }
+
     /// The operand in `slot`, or null where the node has none.
     fn operand(&mut self, slot: Slot, form: Form) -> Argument {
         let Some(value) = self.node().input(slot) else { return Argument::Null };
-        if !matches!(self.graph.values[value.0].source, Source::Constant(_)) {
-            return Argument::Value(value);
+        match self.graph.values[value.0].source {
+            Source::Constant(_) | Source::Weight(_) => self.constant_of(value, form),
+            _ => Argument::Value(value),
         }
+    }
+
+    /// The value, which is known before the run, in that form.
+    pub(crate) fn constant_of(&mut self, value: ValueId, form: Form) -> Argument {
         let known = self.parts.constants.iter().position(|constant| *constant == (value, form));
         Argument::Constant(known.unwrap_or_else(|| {
             self.parts.constants.push((value, form));

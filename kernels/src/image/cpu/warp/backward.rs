@@ -72,6 +72,31 @@ impl FaceWarp {
         });
     }
 
+    /// Lists of the image's pixels by where they sample logits of `size` = (w, h), for a device that adds up their gradients: a sample
+    /// between rows `top` and `top + 1`, columns `left` and `left + 1` is in list (top + 1)·(w + 1) + left + 1, of which there are (h + 1)·(w + 1).
+    /// Returns where each list begins and the last one ends, and the lists one after another, pixels ascending; a pixel that
+    /// samples nothing is in none, and zeros behind the lists make up for those.
+    pub fn cells(&self, ctx: &mut Context, size: (usize, usize)) -> (Vec<u32>, Vec<u32>) {
+        let (width, height) = size;
+        let samples = self.samples(ctx, size);
+        let cell = |sample: &Sample| {
+            let row = usize::try_from(sample.top + 1).ok()?;
+            Some(row * (width + 1) + usize::try_from(sample.left + 1).ok()?)
+        };
+        let mut starts = vec![0u32; (height + 1) * (width + 1) + 1];
+        samples.iter().filter_map(cell).for_each(|cell| starts[cell + 1] += 1);
+        for cell in 1..starts.len() {
+            starts[cell] += starts[cell - 1];
+        }
+        let mut next = starts.clone();
+        let mut pixels = vec![0u32; samples.len()];
+        for (pixel, cell) in samples.iter().enumerate().filter_map(|(pixel, sample)| Some((pixel, cell(sample)?))) {
+            pixels[next[cell] as usize] = pixel as u32;
+            next[cell] += 1;
+        }
+        (starts, pixels)
+    }
+
     /// Where every pixel of the image samples logits of that (width, height).
     fn samples(&self, ctx: &mut Context, size: (usize, usize)) -> Vec<Sample> {
         let (columns, rows) = self.image;

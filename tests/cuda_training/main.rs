@@ -1,0 +1,7 @@
+//! Training steps on a CUDA device: gradients of whole networks against libtorch's, and what holds between steps.
+
+mod checked;
+#[path = "../training/common.rs"]
+mod common;
+mod gradients;
+mod steps;
