@@ -1,6 +1,6 @@
 //! Gradients of whole networks, by the rule that the CPU's are judged by.
 
-use crate::common::{Problem, judge_gradients, load};
+use crate::common::{Problem, gradients_are_near, load};
 use segface::train::Layout;
 use segface::train::cuda::CudaTrainer;
 use segface::weights::{Weights, seeded};
@@ -34,7 +34,11 @@ fn check_sizes([batch, side]: [usize; 2], backbone: Backbone, variant: Variant, 
     let spec = ModelSpec { backbone, variant };
     let problem = Problem { spec, batch, side, stochastic_depth: true, number };
     let weights = seeded(spec);
-    judge_gradients(&mut engine(&problem, &weights, Precision::F32), &problem, &weights, floor);
+    let mut engine = engine(&problem, &weights, Precision::F32);
+    assert!(
+        gradients_are_near(&mut engine, &problem, &weights, floor),
+        "{spec}: gradients are further off than libtorch's"
+    );
 }
 
 const FLOOR: f64 = 2e-6;

@@ -179,21 +179,28 @@ const FACTOR: f64 = 2.0;
 struct Table {
     /// Relative L2 of all gradients as one vector: ours, libtorch's in f32.
     whole: [f64; 2],
-    /// Tensors that are further off than twice libtorch's error plus the floor.
+    /// Losses, tensors' gradients and running statistics that are further off than twice libtorch's error plus the floor.
     worse: Vec<String>,
     tensors: usize,
 }
+
+/// Share of all gradients below which a true gradient in f64 is zero but for rounding: a bias that a softmax or a batch norm behind it takes out
+/// again. It has no relative error and is judged by its share of all.
+const NOTHING: f64 = 1e-12;
 
 fn table(engine: &mut dyn Engine, problem: &Problem, weights: &Weights, floor: f64) -> Table {
     let spec = problem.spec;
     let (loss, gradients) = ours(engine, problem);
     let (truth_loss, truth) = reference(weights, problem, Kind::Double);
     let (peer_loss, peer) = reference(weights, problem, Kind::Float);
+    let mut worse = Vec::new();
     for (own, truth, peer) in
         [(loss.cross_entropy, truth_loss[0], peer_loss[0]), (loss.dice, truth_loss[1], peer_loss[1])]
     {
         let allowed = FACTOR * (peer - truth).abs() + 1e-6 * truth.abs();
-        assert!((own - truth).abs() <= allowed, "{spec}: loss {own}, truth {truth}, libtorch {peer}");
+        if (own - truth).abs() > allowed {
+            worse.push(format!("loss {own}, truth {truth}, libtorch {peer}"));
+        }
     }
     let square = |x: &Tensor| x.square().sum(Kind::Double).double_value(&[]);
     let mut squares = [0.0f64; 3];
@@ -208,33 +215,42 @@ fn table(engine: &mut dyn Engine, problem: &Problem, weights: &Weights, floor: f
         squares[0] += square(&(&own - &truth));
         squares[1] += square(&(&peer - &truth));
         squares[2] += square(&truth);
-        errors.push((name, Errors::of(&own, &truth).l2, Errors::of(&peer, &truth).l2));
+        errors.push((name, square(&truth).sqrt(), Errors::of(&own, &truth).l2, Errors::of(&peer, &truth).l2));
     }
     let whole = [(squares[0] / squares[2]).sqrt(), (squares[1] / squares[2]).sqrt()];
     // A ReLU whose x is within rounding of zero has another slope in f32 and changes all gradients before it. Where that happens is chance:
     // a tensor may be as far off as libtorch's are as a whole.
-    let worse = errors.iter().filter(|(_, own, peer)| *own > FACTOR * peer.max(whole[1]) + floor);
-    let worse: Vec<String> = worse.map(|(name, own, peer)| format!("{name}: {own:.2e}, libtorch {peer:.2e}")).collect();
+    let all = squares[2].sqrt();
+    for (name, size, own, peer) in &errors {
+        let nothing = *size < NOTHING * all;
+        let allowed = if nothing { floor * all / size } else { FACTOR * peer.max(whole[1]) + floor };
+        if *own > allowed {
+            worse.push(format!("{name}: {own:.2e}, libtorch {peer:.2e}"));
+        }
+    }
     // Running statistics by the same rule.
     for entry in engine.layout().buffers().iter().filter(|entry| entry.role == segface::train::Role::Statistic) {
         let own = Tensor::from_slice(&engine.buffers()[entry.range.clone()]);
         let (own, peer) = (Errors::of(&own, &truth[&entry.name]), Errors::of(&peer[&entry.name], &truth[&entry.name]));
-        assert!(own.l2 <= FACTOR * peer.l2 + 1e-6, "{spec}: {}: {:.2e}, libtorch {:.2e}", entry.name, own.l2, peer.l2);
+        if own.l2 > FACTOR * peer.l2 + 1e-6 {
+            worse.push(format!("{}: {:.2e}, libtorch {:.2e}", entry.name, own.l2, peer.l2));
+        }
     }
     Table { whole, worse, tensors: errors.len() }
 }
 
-/// Holds an engine's gradients of a problem against libtorch's in f64; `floor`: error allowed even where libtorch makes none.
-pub(crate) fn judge_gradients(engine: &mut dyn Engine, problem: &Problem, weights: &Weights, floor: f64) {
+/// Whether an engine's gradients of a problem are as near to libtorch's in f64 as the rule wants; `floor`: error allowed even where libtorch
+/// makes none.
+pub(crate) fn gradients_are_near(engine: &mut dyn Engine, problem: &Problem, weights: &Weights, floor: f64) -> bool {
     let Table { whole: [own, peer], worse, tensors } = table(engine, problem, weights, floor);
-    let spec = problem.spec;
     println!(
-        "{spec}: relative L2 of all gradients {own:.2e}, libtorch f32 {peer:.2e}; {} of {tensors} tensors worse",
+        "{}, batch {}: relative L2 of all gradients {own:.2e}, libtorch f32 {peer:.2e}; {} of {tensors} tensors worse",
+        problem.spec,
+        problem.number,
         worse.len()
     );
     for line in worse.iter().take(12) {
         println!("  {line}");
     }
-    assert!(own <= FACTOR * peer + floor, "{spec}: {own:.2e}, libtorch {peer:.2e}");
-    assert!(worse.is_empty(), "{spec}: {} of {tensors} tensors", worse.len());
+    own <= FACTOR * peer + floor && worse.is_empty()
 }
