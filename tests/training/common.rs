@@ -4,7 +4,7 @@ use segface::data::Batch;
 use segface::train::ours::OurEngine;
 use segface::train::{Draws, Engine, Layout, Loss, Role};
 use segface::weights::{Weights, seeded_values};
-use segface_codegen::grad::TrainingOptions;
+use segface_codegen::grad::{Means, TrainingOptions};
 use segface_codegen::{Backbone, ModelSpec, Variant};
 use segface_kernels::image::FaceWarp;
 use segface_kernels::stochastic_depth::{Draw, StochasticDepthSpec};
@@ -72,6 +72,10 @@ impl Problem {
     }
 
     pub(crate) fn engine(&self, weights: &Weights, threads: usize) -> OurEngine {
+        self.engine_by(weights, threads, Isa::best(), Means::default())
+    }
+
+    pub(crate) fn engine_by(&self, weights: &Weights, threads: usize, isa: Isa, means: Means) -> OurEngine {
         let options = TrainingOptions {
             batch: self.batch,
             height: self.side,
@@ -80,7 +84,7 @@ impl Problem {
             outputs: Vec::new(),
         };
         let layout = Layout::new(self.spec);
-        let mut engine = OurEngine::new(layout, &options, threads, Isa::best()).expect("an engine");
+        let mut engine = OurEngine::with(layout, &options, threads, isa, means).expect("an engine");
         load(&mut engine, weights);
         engine
     }
