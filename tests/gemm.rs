@@ -2,8 +2,11 @@
 
 use proptest::prelude::*;
 use segface_kernels::{
-    Element, bf16,
-    gemm::{self, GemmOperands, GemmSpec, PackedMatrix, Prologue, PrologueOperands},
+    Act, Element, bf16,
+    gemm::{
+        self, GemmOperands, GemmSpec, PackedMatrix, Prologue, PrologueOperands,
+        plain::{PlainOperands, PlainWeight, gemm_plain},
+    },
 };
 use segface_reference::{gemm::linear, layer_norm::layer_norm};
 use segface_tests::{
@@ -87,6 +90,55 @@ fn check<T: Element>(problem: &Problem) -> Result<(), Failure> {
         gemm::cpu::gemm(context, &spec, operands);
         widen(&out)
     })
+}
+
+/// The product by a weight as it is stored, either way round.
+fn check_plain<T: Element>(problem: &Problem) -> Result<(), Failure> {
+    let Problem { batch, rows: image_rows, n, k, ref epilogue, ref values, .. } = *problem;
+    let rows = batch * image_rows;
+    let mut epilogue = *epilogue;
+    epilogue.epilogue.norm = None;
+    let x = values.input::<T>("x", &[rows, k]);
+    let weight = values.weight::<T>("weight", &[n, k], 1.0 / (k as f64).sqrt());
+    let numbers = EpilogueNumbers::<T>::new(epilogue, values, rows, n);
+    // Half of the products are multiplied by an activation's slope, as a data gradient behind it is.
+    let before = values.input::<T>("before", &[rows, n]);
+    let (act, before_elements) = (Act::Gelu, before.elements::<T>());
+    let sloped = n % 2 == 0;
+    let elements = x.elements::<T>();
+    let turned: Vec<f32> = (0..k * n).map(|i| weight.f32()[i % n * k + i / n]).collect();
+    let reference = |kind: Kind| {
+        let mut product = linear(&x.tensor(kind), &weight.tensor(kind), None);
+        if sloped {
+            let before = before.tensor(kind).set_requires_grad(true);
+            let gradients = Tensor::run_backward(&[&before.gelu("none").sum(kind)], &[&before], false, false);
+            product = product * &gradients[0];
+        }
+        numbers.reference(kind, &product)
+    };
+    for (name, weight) in [("rows", PlainWeight::Rows(weight.f32())), ("columns", PlainWeight::Columns(&turned))] {
+        judge_kernel::<T>(&format!("gemm_plain, {name}"), Floor::of(T::DTYPE), reference, |context| {
+            let mut out = numbers.output();
+            let slope = sloped.then_some((act, &before_elements[..]));
+            let operands = PlainOperands { x: &elements, weight, epilogue: numbers.operands(), slope, out: &mut out };
+            let spec = GemmSpec { rows, n, k, prologue: Prologue::None, epilogue: epilogue.epilogue };
+            gemm_plain(context, &spec, operands);
+            widen(&out)
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn products_by_plain_weights() {
+    let both = |problem: &Problem| {
+        check_plain::<f32>(problem)?;
+        check_plain::<bf16>(problem)
+    };
+    random_problems("gemm_plain small", 48, problem(40, 70, 70), both);
+    random_problems("gemm_plain rows", 8, problem(900, 64, 96), both);
+    random_problems("gemm_plain columns", 8, problem(30, 700, 300), both);
+    random_problems("gemm_plain deep", 8, problem(40, 100, 1500), both);
 }
 
 fn both(problem: &Problem) -> Result<(), Failure> {

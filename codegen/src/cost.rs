@@ -12,10 +12,12 @@ const BILINEAR_FLOPS: u64 = 7;
 fn backward_flops(op: &BackwardOp) -> u64 {
     let product = |factors: &[usize]| 2 * factors.iter().map(|f| *f as u64).product::<u64>();
     match op {
-        BackwardOp::GemmInput(g) | BackwardOp::GemmWeight(g) => product(&[g.rows, g.n, g.k]),
+        BackwardOp::GemmInput { spec: g, .. } | BackwardOp::GemmWeight(g) => product(&[g.rows, g.n, g.k]),
         BackwardOp::ConvInput(c) | BackwardOp::ConvWeight(c) => c.flops() as u64,
         BackwardOp::DepthwiseInput(d) | BackwardOp::DepthwiseWeight(d) => d.flops() as u64,
         BackwardOp::Attention { spec, .. } => spec.flops() / 2 * 5,
+        // The maps are computed again.
+        BackwardOp::MaskHead(m) => 3 * m.flops(),
         BackwardOp::MaskProduct(m) => 2 * m.flops(),
         BackwardOp::WindowCore(w) => w.flops() as u64 / 2 * 5,
         _ => 0,

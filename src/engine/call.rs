@@ -155,7 +155,7 @@ impl<'p> Call<'_, 'p> {
         unsafe { std::slice::from_raw_parts_mut(self.memory.base.add(offset).cast(), elements) }
     }
 
-    fn epilogue<T: Element>(&self, epilogue: &Epilogue, bias: Slot) -> EpilogueOperands<'p, T> {
+    pub(crate) fn epilogue<T: Element>(&self, epilogue: &Epilogue, bias: Slot) -> EpilogueOperands<'p, T> {
         EpilogueOperands {
             bias: epilogue.bias.then(|| self.operand(bias)),
             scale: epilogue.scale.then(|| self.operand(Slot::Scale)),

@@ -9,6 +9,7 @@ use segface_codegen::plan::Precision;
 use segface_codegen::{Backbone, ModelSpec, Variant};
 use segface_tests::cuda::device;
 use segface_tests::whole::f32_bound;
+use tch::Kind;
 
 /// An engine on the device with these weights.
 pub(crate) fn engine(problem: &Problem, weights: &Weights, precision: Precision) -> CudaTrainer {
@@ -36,7 +37,7 @@ fn check_sizes([batch, side]: [usize; 2], backbone: Backbone, variant: Variant, 
     let weights = seeded(spec);
     let mut engine = engine(&problem, &weights, Precision::F32);
     assert!(
-        gradients_are_near(&mut engine, &problem, &weights, floor),
+        gradients_are_near(&mut engine, &problem, &weights, Kind::Float, floor),
         "{spec}: gradients are further off than libtorch's"
     );
 }

@@ -7,7 +7,7 @@ use segface::data::Batch;
 use segface::train::ours::OurEngine;
 use segface::train::{Draws, Engine, Layout, Loss, Role};
 use segface::weights::{Weights, seeded_values};
-use segface_codegen::grad::{TrainingOptions, batch_norm_momentum};
+use segface_codegen::grad::{Means, TrainingOptions, batch_norm_momentum};
 use segface_codegen::{ModelSpec, Variant};
 use segface_kernels::image::FaceWarp;
 use segface_kernels::stochastic_depth::{Draw, StochasticDepthSpec};
@@ -86,8 +86,12 @@ impl Problem {
     }
 
     pub(crate) fn engine(&self, weights: &Weights, threads: usize) -> OurEngine {
+        self.engine_by(weights, threads, Isa::best(), Means::default())
+    }
+
+    pub(crate) fn engine_by(&self, weights: &Weights, threads: usize, isa: Isa, means: Means) -> OurEngine {
         let layout = Layout::new(self.spec);
-        let mut engine = OurEngine::new(layout, &self.options(), threads, Isa::best()).expect("an engine");
+        let mut engine = OurEngine::with(layout, &self.options(), threads, isa, means).expect("an engine");
         load(&mut engine, weights);
         engine
     }
@@ -172,32 +176,32 @@ pub(crate) fn reference(weights: &Weights, problem: &Problem, kind: Kind) -> ([f
     (parts, tensors.collect())
 }
 
-/// How much worse than libtorch in f32 the gradients may be, as a whole and tensor by tensor.
+/// How much worse than libtorch in the same precision the gradients may be, as a whole and tensor by tensor.
 const FACTOR: f64 = 2.0;
+
+/// Share of all gradients below which a true gradient in f64 is zero but for rounding: a bias that a softmax or a batch norm behind it takes out
+/// again. It has no relative error and is judged by its share of all.
+const NOTHING: f64 = 1e-12;
 
 /// Errors of both engines for one network.
 struct Table {
-    /// Relative L2 of all gradients as one vector: ours, libtorch's in f32.
+    /// Relative L2 of all gradients as one vector: ours, libtorch's in the same precision.
     whole: [f64; 2],
     /// Losses, tensors' gradients and running statistics that are further off than twice libtorch's error plus the floor.
     worse: Vec<String>,
     tensors: usize,
 }
 
-/// Share of all gradients below which a true gradient in f64 is zero but for rounding: a bias that a softmax or a batch norm behind it takes out
-/// again. It has no relative error and is judged by its share of all.
-const NOTHING: f64 = 1e-12;
-
-fn table(engine: &mut dyn Engine, problem: &Problem, weights: &Weights, floor: f64) -> Table {
+fn table(engine: &mut dyn Engine, problem: &Problem, weights: &Weights, kind: Kind, floor: f64) -> Table {
     let spec = problem.spec;
     let (loss, gradients) = ours(engine, problem);
     let (truth_loss, truth) = reference(weights, problem, Kind::Double);
-    let (peer_loss, peer) = reference(weights, problem, Kind::Float);
+    let (peer_loss, peer) = reference(weights, problem, kind);
     let mut worse = Vec::new();
     for (own, truth, peer) in
         [(loss.cross_entropy, truth_loss[0], peer_loss[0]), (loss.dice, truth_loss[1], peer_loss[1])]
     {
-        let allowed = FACTOR * (peer - truth).abs() + 1e-6 * truth.abs();
+        let allowed = FACTOR * (peer - truth).abs() + floor.max(1e-6) * truth.abs();
         if (own - truth).abs() > allowed {
             worse.push(format!("loss {own}, truth {truth}, libtorch {peer}"));
         }
@@ -223,7 +227,7 @@ fn table(engine: &mut dyn Engine, problem: &Problem, weights: &Weights, floor: f
     let all = squares[2].sqrt();
     for (name, size, own, peer) in &errors {
         let nothing = *size < NOTHING * all;
-        let allowed = if nothing { floor * all / size } else { FACTOR * peer.max(whole[1]) + floor };
+        let allowed = if nothing { floor.min(2e-6) * all / size } else { FACTOR * peer.max(whole[1]) + floor };
         if *own > allowed {
             worse.push(format!("{name}: {own:.2e}, libtorch {peer:.2e}"));
         }
@@ -232,19 +236,25 @@ fn table(engine: &mut dyn Engine, problem: &Problem, weights: &Weights, floor: f
     for entry in engine.layout().buffers().iter().filter(|entry| entry.role == segface::train::Role::Statistic) {
         let own = Tensor::from_slice(&engine.buffers()[entry.range.clone()]);
         let (own, peer) = (Errors::of(&own, &truth[&entry.name]), Errors::of(&peer[&entry.name], &truth[&entry.name]));
-        if own.l2 > FACTOR * peer.l2 + 1e-6 {
+        if own.l2 > FACTOR * peer.l2 + floor.max(1e-6) {
             worse.push(format!("{}: {:.2e}, libtorch {:.2e}", entry.name, own.l2, peer.l2));
         }
     }
     Table { whole, worse, tensors: errors.len() }
 }
 
-/// Whether an engine's gradients of a problem are as near to libtorch's in f64 as the rule wants; `floor`: error allowed even where libtorch
-/// makes none.
-pub(crate) fn gradients_are_near(engine: &mut dyn Engine, problem: &Problem, weights: &Weights, floor: f64) -> bool {
-    let Table { whole: [own, peer], worse, tensors } = table(engine, problem, weights, floor);
+/// Whether an engine's gradients of a problem are as near to libtorch's in f64 as the rule wants, libtorch in `kind` being the yardstick;
+/// `floor`: error allowed even where libtorch makes none.
+pub(crate) fn gradients_are_near(
+    engine: &mut dyn Engine,
+    problem: &Problem,
+    weights: &Weights,
+    kind: Kind,
+    floor: f64,
+) -> bool {
+    let Table { whole: [own, peer], worse, tensors } = table(engine, problem, weights, kind, floor);
     println!(
-        "{}, batch {}: relative L2 of all gradients {own:.2e}, libtorch f32 {peer:.2e}; {} of {tensors} tensors worse",
+        "{}, batch {}: relative L2 of all gradients {own:.2e}, libtorch {kind:?} {peer:.2e}; {} of {tensors} tensors worse",
         problem.spec,
         problem.number,
         worse.len()

@@ -73,7 +73,7 @@ fn weights_of_products_of_any_size() {
     };
     random_problems("gemm_weight small", 24, problem(300, 70, 70), both);
     random_problems("gemm_weight long", 6, problem(5000, 64, 40), both);
-    random_problems("gemm_weight wide", 4, problem(300, 500, 600), both);
+    random_problems("gemm_weight wide", 4, problem(300, 600, 1300), both);
 }
 
 #[derive(Debug, Clone)]

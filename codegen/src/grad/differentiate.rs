@@ -135,7 +135,7 @@ impl Backward<'_> {
                 if spec.prologue != Prologue::None || spec.epilogue != plain {
                     return unsupported();
                 }
-                self.product(node, gradient, BackwardOp::GemmWeight(spec), BackwardOp::GemmInput(spec));
+                self.product(node, gradient, BackwardOp::GemmWeight(spec), BackwardOp::GemmInput { spec, act: None });
             }
             Op::Conv(spec) => {
                 let plain = Epilogue { bias: spec.epilogue.bias, ..Epilogue::default() };
@@ -189,6 +189,23 @@ impl Backward<'_> {
                 let inputs = with(&[Slot::X, Slot::Hyper]);
                 let gradients = self.emit(name, BackwardOp::MaskProduct(spec), inputs, &[u, hyper]);
                 self.shares[u.0].push(gradients[0]);
+                self.shares[hyper.0].push(gradients[1]);
+            }
+            Op::MaskHead(spec) => {
+                let (Some(x), Some(hyper)) = (x, node.input(Slot::Hyper)) else { return unsupported() };
+                let mut inputs = with(&[
+                    Slot::X,
+                    Slot::Weight,
+                    Slot::Bias,
+                    Slot::NormWeight,
+                    Slot::NormBias,
+                    Slot::Weight1,
+                    Slot::Bias1,
+                    Slot::Hyper,
+                ]);
+                inputs.extend(self.shares[x.0].pop().map(|share| (Slot::Residual, share)));
+                let gradients = self.emit(name, BackwardOp::MaskHead(spec), inputs, &[x, hyper]);
+                self.shares[x.0].push(gradients[0]);
                 self.shares[hyper.0].push(gradients[1]);
             }
             Op::Concat(spec) => {

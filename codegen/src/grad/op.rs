@@ -9,11 +9,12 @@ use segface_kernels::elementwise::ElementwiseSpec;
 use segface_kernels::gemm::GemmSpec;
 use segface_kernels::layer_norm::LayerNormSpec;
 use segface_kernels::loss::LossSpec;
-use segface_kernels::mask_head::MaskProductSpec;
+use segface_kernels::mask_head::{MaskHeadSpec, MaskProductSpec};
 use segface_kernels::patch_merge::PatchGatherSpec;
 use segface_kernels::resample::{BilinearSpec, ConcatSpec, MaxPoolSpec, PixelShuffleSpec, SumPoolSpec};
 use segface_kernels::squeeze_excite::SqueezeExciteSpec;
 use segface_kernels::window_attention::WindowCoreSpec;
+use segface_kernels::{Act, DType};
 use serde::{Deserialize, Serialize};
 
 /// Gradients of one forward operator, named after it; specs are the forward operator's.
@@ -31,7 +32,12 @@ pub enum BackwardOp {
         len: usize,
     },
     /// Gradient of x.
-    GemmInput(GemmSpec),
+    GemmInput {
+        /// The forward operator.
+        spec: GemmSpec,
+        /// An activation before it whose operand is in [`Slot::X`]: then the gradient is that operand's.
+        act: Option<Act>,
+    },
     /// Gradients of weight and bias.
     GemmWeight(GemmSpec),
     /// Gradient of x.
@@ -78,6 +84,8 @@ pub enum BackwardOp {
         /// Which of q, k and v are shared by the batch.
         shared: [bool; 3],
     },
+    /// Gradients of image tokens and filters, and of all parameters.
+    MaskHead(MaskHeadSpec),
     /// Gradients of map and filters.
     MaskProduct(MaskProductSpec),
     /// Gradient of x.
@@ -101,7 +109,7 @@ impl BackwardOp {
         match self {
             BackwardOp::Loss(_) => "loss",
             BackwardOp::Parameter { .. } => "parameter_gradient",
-            BackwardOp::GemmInput(_) => "gemm_input",
+            BackwardOp::GemmInput { .. } => "gemm_input",
             BackwardOp::GemmWeight(_) => "gemm_weight",
             BackwardOp::ConvInput(_) => "conv_input",
             BackwardOp::ConvWeight(_) => "conv_weight",
@@ -120,9 +128,34 @@ impl BackwardOp {
             BackwardOp::Concat(_) => "concat_backward",
             BackwardOp::PixelShuffle(_) => "pixel_shuffle_backward",
             BackwardOp::Attention { .. } => "attention_backward",
+            BackwardOp::MaskHead(_) => "mask_head_backward",
             BackwardOp::MaskProduct(_) => "mask_product_backward",
             BackwardOp::PatchGather(_) => "patch_gather_backward",
             BackwardOp::WindowCore(_) => "window_core_backward",
+        }
+    }
+
+    /// Element type of the operand in `slot`, as `passes::lower_precision` has it.
+    pub(crate) fn operand_type(&self, slot: Slot, activation: DType) -> Option<DType> {
+        use Slot::{Gradient, Hyper, Key, Mean, Other, Query, Residual, Scale, Sums, Value, X};
+        match (self, slot) {
+            (BackwardOp::Loss(_), X) | (BackwardOp::Parameter { .. }, Gradient) => Some(DType::F32),
+            (BackwardOp::SqueezeExcite(_), Sums | Gradient | Residual) => Some(DType::F32),
+            (BackwardOp::SumPool(_) | BackwardOp::MaskHead(_) | BackwardOp::MaskProduct(_), Gradient) => {
+                Some(DType::F32)
+            }
+            (BackwardOp::Gate(_), Residual) | (_, Mean | Scale | Hyper) => Some(DType::F32),
+            (_, X | Other | Query | Key | Value | Gradient | Residual) => Some(activation),
+            _ => None,
+        }
+    }
+
+    /// Element type of result `index`: gradients of f32 values are f32.
+    pub(crate) fn result_type(&self, index: usize, activation: DType) -> DType {
+        match self {
+            BackwardOp::Loss(_) | BackwardOp::Gate(_) | BackwardOp::SqueezeExcite(_) => DType::F32,
+            BackwardOp::MaskHead(_) | BackwardOp::MaskProduct(_) if index == 1 => DType::F32,
+            _ => activation,
         }
     }
 
@@ -142,7 +175,11 @@ impl BackwardOp {
                 of(&[(X, len)], &[], &[len])
             }
             BackwardOp::Parameter { len } => of(&[(Gradient, len), (Weight, len)], &[], &[]),
-            BackwardOp::GemmInput(g) => of(&[(Gradient, g.rows * g.n), (Weight, g.n * g.k)], &[], &[g.rows * g.k]),
+            BackwardOp::GemmInput { spec: g, act } => {
+                let mut required = vec![(Gradient, g.rows * g.n), (Weight, g.n * g.k)];
+                required.extend(act.map(|_| (X, g.rows * g.k)));
+                of(&required, &[], &[g.rows * g.k])
+            }
             BackwardOp::GemmWeight(g) => {
                 of(&[(X, g.rows * g.k), (Gradient, g.rows * g.n)], &[(Weight, g.n * g.k), (Bias, g.n)], &[])
             }
@@ -215,6 +252,25 @@ impl BackwardOp {
                 let lens = [len(spec.queries, shared[0]), len(spec.keys, shared[1]), len(spec.keys, shared[2])];
                 let out = spec.batch * spec.queries * width;
                 of(&[(Query, lens[0]), (Key, lens[1]), (Value, lens[2]), (Gradient, out)], &[], &lens)
+            }
+            BackwardOp::MaskHead(m) => {
+                let tokens = m.batch * m.input[0] * m.input[1];
+                let (x, hyper) = (tokens * 256, m.batch * m.classes * 32);
+                of(
+                    &[
+                        (X, x),
+                        (Weight, 256 * 256),
+                        (Bias, 64),
+                        (NormWeight, 64),
+                        (NormBias, 64),
+                        (Weight1, 128 * 64),
+                        (Bias1, 32),
+                        (Hyper, hyper),
+                        (Gradient, 16 * tokens * m.classes),
+                    ],
+                    &[],
+                    &[x, hyper],
+                )
             }
             BackwardOp::MaskProduct(m) => {
                 let (u, hyper) = (m.batch * m.pixels * 32, m.batch * m.classes * 32);

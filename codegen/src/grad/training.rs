@@ -1,9 +1,15 @@
 //! From a network to the graph of a training step.
 
 use super::differentiate;
+use super::fuse::{fuse_slopes, merge_equal};
+use super::recompute::recompute;
 use crate::ir::{Graph, Node, Op, Output, Slot, Source, ValueId};
+use crate::passes::fuse_epilogue::fuse_epilogue;
+use crate::passes::fuse_mask_head::fuse_mask_head;
+use crate::passes::lower_precision::lower_precision;
 use crate::passes::plan_memory::{MemoryPlan, plan_memory};
 use crate::passes::rewrite::Uses;
+use crate::plan::Precision;
 use crate::{Backbone, CodegenError, ModelSpec};
 use segface_kernels::batch_norm::BatchNormSpec;
 use segface_kernels::elementwise::{ElementwiseOp, ElementwiseSpec};
@@ -36,6 +42,8 @@ pub struct Training {
     pub graph: Graph,
     /// Where values live.
     pub memory: MemoryPlan,
+    /// Of activations and their gradients.
+    pub precision: Precision,
     /// The loss.
     pub loss: LossSpec,
 }
@@ -50,6 +58,41 @@ pub fn training(
     options: &TrainingOptions,
     trained: &dyn Fn(&str) -> bool,
 ) -> Result<Training, CodegenError> {
+    training_with(model, options, trained, Means::default())
+}
+
+/// By what means a step is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Means {
+    /// Of activations and their gradients, and of products' factors. Parameters and their gradients, statistics, logits and sums are f32.
+    pub precision: Precision,
+    /// Bytes that the arena should take at most: what the backward pass reads of the forward pass is computed again where it does not fit, as
+    /// far as that helps. It changes no bit of any result.
+    pub memory: usize,
+    /// Whether calls are put together where there is a kernel for both: the CPU's engine has those.
+    pub fused: bool,
+}
+
+impl Default for Means {
+    /// f32, nothing computed twice, fused.
+    fn default() -> Self {
+        Self { precision: Precision::F32, memory: usize::MAX, fused: true }
+    }
+}
+
+/// [`training`] by other means.
+///
+/// # Errors
+/// As [`training`]; a precision that the CPU does not compute in.
+pub fn training_with(
+    model: &ModelSpec,
+    options: &TrainingOptions,
+    trained: &dyn Fn(&str) -> bool,
+    means: Means,
+) -> Result<Training, CodegenError> {
+    if !means.precision.runs_on_cpu() {
+        return Err(CodegenError::CpuPrecision { precision: means.precision });
+    }
     let &TrainingOptions { batch, height, width, .. } = options;
     let refused = |reason: String| CodegenError::Size { model: *model, batch, height, width, reason };
     if !height.is_multiple_of(4) || !width.is_multiple_of(4) {
@@ -59,6 +102,10 @@ pub fn training(
     }
     let mut graph = crate::models::build_to_train(model, batch, height, width)?;
     train_batch_norms(&mut graph, batch_norm_momentum(model.backbone), trained).map_err(refused)?;
+    if means.fused {
+        merge_equal(&mut graph);
+        fuse_mask_head(&mut graph);
+    }
     if options.stochastic_depth {
         drop_branches(&mut graph, model.backbone, batch);
     }
@@ -68,9 +115,15 @@ pub fn training(
     let loss = LossSpec { batch, pixels: height * width, classes: model.variant.classes().len() };
     differentiate(&mut graph, logits, loss, trained)
         .map_err(|reason| CodegenError::Training { model: *model, reason })?;
+    if means.fused {
+        fuse_slopes(&mut graph);
+        fuse_epilogue(&mut graph);
+    }
+    lower_precision(&mut graph, means.precision.dtype());
+    recompute(&mut graph, means.memory);
     debug_assert!(crate::check::check(&graph).is_ok(), "{:?}", crate::check::check(&graph));
     let memory = plan_memory(&graph);
-    Ok(Training { model: *model, graph, memory, loss })
+    Ok(Training { model: *model, graph, memory, precision: means.precision, loss })
 }
 
 /// torchvision's momentum of the batch norms: the batch's weight in the running statistics.

@@ -6,7 +6,7 @@ use segface_kernels::elementwise::ElementwiseOp;
 use segface_kernels::{Act, Epilogue};
 
 /// Moves what follows a product into its epilogue, as far as the epilogue's fixed order allows.
-pub(super) fn fuse_epilogue(graph: &mut Graph) -> usize {
+pub(crate) fn fuse_epilogue(graph: &mut Graph) -> usize {
     repeat(graph, |graph, uses| (0..graph.nodes.len()).any(|index| extend(graph, uses, index).is_some()))
 }
 

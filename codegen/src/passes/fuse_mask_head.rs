@@ -4,12 +4,13 @@
 //! so nothing between the decoder and the answer is ever written.
 
 use super::rewrite::{Uses, as_act, as_linear, as_norm, repeat};
-use crate::ir::{Graph, Node, Op, Slot, ValueId};
-use segface_kernels::Act;
+use crate::ir::{Graph, Node, Op, Slot, Source, Value, ValueId};
+use crate::weights::{Make, Recipe};
 use segface_kernels::mask_head::{MaskHeadOutput, MaskHeadSpec};
+use segface_kernels::{Act, DType};
 
 /// Fuses the mask head, with the argmax behind it if nothing else wants the logits.
-pub(super) fn fuse_mask_head(graph: &mut Graph) -> usize {
+pub(crate) fn fuse_mask_head(graph: &mut Graph) -> usize {
     repeat(graph, |graph, uses| (0..graph.nodes.len()).any(|index| fuse(graph, uses, index).is_some()))
 }
 
@@ -95,9 +96,15 @@ fn shuffle(graph: &Graph, uses: &Uses, out: ValueId, members: &mut Vec<usize>) -
 
 /// The bias of a transposed convolution is one per channel; the plain product repeats it for its four sub-pixels.
 fn first_quarter(graph: &mut Graph, bias: ValueId) -> Option<ValueId> {
+    let value = &graph.values[bias.0];
+    let (name, quarter) = (value.name.clone(), value.len() / 4);
+    if let Source::Weight(recipe) = &value.source {
+        // Not bound yet: the bias changes from step to step.
+        let recipe = (recipe.make == Make::Repeat(4)).then(|| Recipe { make: Make::Plain, ..recipe.clone() })?;
+        graph.values.push(Value { name, shape: vec![quarter], dtype: DType::F32, source: Source::Weight(recipe) });
+        return Some(ValueId(graph.values.len() - 1));
+    }
     let data = graph.constant(bias)?.clone();
-    let quarter = data.len() / 4;
     debug_assert!(data.chunks_exact(quarter).all(|part| part == &data[..quarter]));
-    let name = graph.values[bias.0].name.clone();
     Some(graph.add_constant(name, vec![quarter], data[..quarter].to_vec()))
 }

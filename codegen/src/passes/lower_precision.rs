@@ -15,7 +15,7 @@ pub fn operand_type(op: &Op, slot: Slot, activation: DType) -> Option<DType> {
         (Op::Convert(spec), X) => Some(spec.from),
         (Op::TokenStep(_), X | Pe | Pooled) => Some(DType::F32),
         (Op::ImagePass(_), Pe | UpdateScores | UpdateScoreBias | UpdateValues | AttendScores) => Some(DType::F32),
-        (Op::Backward(_), _) => Some(DType::F32),
+        (Op::Backward(op), _) => op.operand_type(slot, activation),
         (_, Gate | Hyper) => Some(DType::F32),
         (_, X | X1 | X2 | X3 | Other | Query | Key | Value | Residual) => Some(activation),
         _ => None,
@@ -27,6 +27,9 @@ pub fn result_type(op: &Op, index: usize, activation: DType) -> DType {
     match op {
         Op::SumPool(_) | Op::SqueezeExcite(_) | Op::TokenStep(_) | Op::MaskProduct(_) => DType::F32,
         Op::Depthwise(_) if index == 1 => DType::F32,
+        // Statistics.
+        Op::BatchNorm(_) if index > 0 => DType::F32,
+        Op::Backward(op) => op.result_type(index, activation),
         Op::ImagePass(spec) if index == usize::from(spec.update) => DType::F32,
         Op::MaskHead(spec) => match spec.output {
             segface_kernels::mask_head::MaskHeadOutput::Logits => DType::F32,

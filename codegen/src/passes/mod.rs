@@ -5,9 +5,9 @@
 mod fold_batch_norm;
 mod fold_constants;
 mod fold_mlp_fusion;
-mod fuse_epilogue;
+pub(crate) mod fuse_epilogue;
 mod fuse_layer_norm;
-mod fuse_mask_head;
+pub(crate) mod fuse_mask_head;
 mod fuse_mlp;
 mod fuse_mlp_fusion;
 mod fuse_patch_merge;

@@ -1,21 +1,29 @@
-//! Gradient of a product's weight, on the CPU. The gradient of its data is a product itself: by the weight packed the other
-//! way round ([`PackedMatrix::repack`](super::PackedMatrix::repack)).
+//! Gradient of a product's weight, on the CPU. The gradient of its data is a product itself: by the weight the other way round
+//! ([`PlainWeight::Columns`](super::plain::PlainWeight::Columns)).
 //!
 //! `d_weight[n, k] += Σ_m d_out[m, n] · x[m, k]`, `d_bias[n] += Σ_m d_out[m, n]`. FLOPs 2·rows·n·k.
 //!
-//! Rows are cut into parts by shape alone. A task goes through its part in blocks: d_out is transposed and x packed in scratch,
-//! so that a block is a product of tiles like any other, and sums stay in a matrix of the part's own. Parts are added in order.
+//! The matrix is cut into tiles and, where those are few, rows into parts, by shape alone. A task goes through the rows of its part
+//! in blocks: its columns of d_out are transposed and those of x packed in scratch, so that a block is a product of tiles like any
+//! other, and sums stay in the cache. Tiles are added to the gradient, or kept and added in the order of their parts.
 
 use super::{PANEL, pack_columns, packed_len, tile};
 use crate::context::{Disjoint, scratch_bytes};
-use crate::gradient::{add_partials, put};
+use crate::gradient::{Gradient, add_partials, put};
 use crate::rows::load;
 use crate::simd::{Kernel, Vector, dispatch};
-use crate::{Context, DType, Element, Isa};
+use crate::{Context, Element, Isa};
 use std::ops::Range;
 
 /// Values that a block of x should stay below.
 const BLOCK: usize = 1 << 16;
+
+/// Columns of d_out of a task at most. Transposing costs the more the fewer columns of x there are, packing the more the fewer these are;
+/// with both at most, a task's sums take half a MiB.
+const COLUMNS: usize = 256;
+
+/// Columns of x of a task at most, where they can be had apart.
+const X_COLUMNS: usize = 512;
 
 /// Values of all parts' matrices together, at most, as long as there are two parts.
 const PARTIAL: usize = 1 << 21;
@@ -96,17 +104,28 @@ struct Cut {
     /// Columns of d_out of a task, whole panels.
     columns: usize,
     column_tasks: usize,
+    /// Columns of x of a task, whole panels.
+    x_columns: usize,
+    x_tasks: usize,
 }
 
 impl Cut {
-    fn new([rows, n, k]: [usize; 3]) -> Cut {
-        let block = (BLOCK / k.max(1)).clamp(32, 128) / 32 * 32;
-        let parts = (PARTIAL / (n * k).max(1)).clamp(2, MAX_PARTS).min(rows / MIN_ROWS).max(1);
+    /// `whole`: a task takes all columns of x.
+    fn new([rows, n, k]: [usize; 3], whole: bool) -> Cut {
+        let even = |len: usize, pieces: usize| len.div_ceil(pieces).next_multiple_of(PANEL);
+        let x_columns = if whole { k } else { even(k, k.div_ceil(X_COLUMNS)) };
+        let x_tasks = k.div_ceil(x_columns);
+        let tiles = n.div_ceil(COLUMNS) * x_tasks;
+        let block = (BLOCK / x_columns).clamp(32, 128) / 32 * 32;
+        let parts = match tiles {
+            TASKS.. => 1,
+            _ => (PARTIAL / (n * k)).clamp(2, MAX_PARTS).min(rows / MIN_ROWS).max(1),
+        };
         let part = rows.div_ceil(parts).next_multiple_of(block);
         let parts = rows.div_ceil(part);
-        let column_tasks = TASKS.div_ceil(parts).min(n.div_ceil(4 * PANEL));
-        let columns = n.div_ceil(column_tasks).next_multiple_of(PANEL);
-        Cut { block, part, parts, columns, column_tasks: n.div_ceil(columns) }
+        let column_tasks = n.div_ceil(COLUMNS).max(TASKS.div_ceil(parts * x_tasks).min(n.div_ceil(4 * PANEL)));
+        let columns = even(n, column_tasks);
+        Cut { block, part, parts, columns, column_tasks: n.div_ceil(columns), x_columns, x_tasks }
     }
 }
 
@@ -125,10 +144,10 @@ pub(crate) fn weight_gradient<T: Element>(
     if rows == 0 || n == 0 || k == 0 || (d_weight.is_none() && d_bias.is_none()) {
         return;
     }
-    let cut = Cut::new([rows, n, k]);
-    let Cut { block, part, parts, columns, column_tasks } = cut;
+    let gathered = source.scratch_len(1) > 0;
+    let Cut { block, part, parts, columns, column_tasks, x_columns, x_tasks } = Cut::new([rows, n, k], gathered);
     let isa = ctx.isa();
-    let alone = parts == 1 && d_weight.is_some();
+    let alone = parts == 1;
     let (with_weight, with_bias) = (d_weight.is_some(), d_bias.is_some());
     let partial_len = if with_weight && !alone { parts * n * k } else { 0 };
     let bias_len = if with_bias { parts * n } else { 0 };
@@ -138,21 +157,26 @@ pub(crate) fn weight_gradient<T: Element>(
         let mut d_weight = d_weight;
         {
             let matrices = match &mut d_weight {
-                Some(d_weight) if alone => Disjoint::new(d_weight),
-                _ => Disjoint::new(&mut *partial),
+                Some(d_weight) if alone => Gradient::add_to(d_weight),
+                _ => Gradient::overwrite(&mut *partial),
             };
+            let matrices = matrices.share();
             let bias = Disjoint::new(&mut *bias);
-            let (gathered, packed) = (source.scratch_len(block), packed_len::<T>(k, block));
-            let scratch =
-                scratch_bytes::<T>(gathered) + scratch_bytes::<T>(packed) + scratch_bytes::<T>(columns * block);
-            ctx.parallel(parts * column_tasks, scratch, |task, mut scratch| {
-                let (index, first) = (task / column_tasks, task % column_tasks * columns);
-                let width = columns.min(n - first);
+            let (gathered, packed) = (source.scratch_len(block), packed_len::<T>(x_columns, block));
+            let scratch = scratch_bytes::<T>(gathered)
+                + scratch_bytes::<T>(packed)
+                + scratch_bytes::<T>(columns * block)
+                + scratch_bytes::<f32>(columns * x_columns);
+            ctx.parallel(parts * column_tasks * x_tasks, scratch, |task, mut scratch| {
+                let (tile_index, x_first) = (task / x_tasks, task % x_tasks * x_columns);
+                let (index, first) = (tile_index / column_tasks, tile_index % column_tasks * columns);
+                let (width, x_width) = (columns.min(n - first), x_columns.min(k - x_first));
                 let gathered = scratch.take::<T>(gathered);
                 let packed = scratch.take::<T>(packed);
                 let turned = scratch.take::<T>(columns * block);
+                let c = &mut scratch.take::<f32>(columns * x_columns)[..width * x_width];
                 let range = index * part..rows.min((index + 1) * part);
-                if with_bias {
+                if with_bias && x_first == 0 {
                     // SAFETY: each task has its own part and columns.
                     let sums = unsafe { bias.slice(index * n + first, width) };
                     dispatch(
@@ -163,16 +187,16 @@ pub(crate) fn weight_gradient<T: Element>(
                 if !with_weight {
                     return;
                 }
-                // SAFETY: as above.
-                let c = unsafe { matrices.slice(if alone { first * k } else { (index * n + first) * k }, width * k) };
                 for start in range.clone().step_by(block) {
                     let depth = block.min(range.end - start);
                     let x = source.rows(isa, start..start + depth, gathered);
-                    let b = pack_columns(isa, k, depth, x, source.stride(), packed);
+                    let b = pack_columns(isa, x_width, depth, &x[x_first..], source.stride(), packed);
                     turn(isa, [depth, width], &d_out[start * n + first..], n, turned, block);
-                    let accumulate = alone || start > range.start;
-                    tile(isa, width, turned, block, b, 0..k, c, k, accumulate);
+                    tile(isa, width, turned, block, b, 0..x_width, c, x_width, start > range.start);
                 }
+                let to = (if alone { 0 } else { index * n * k } + first * k + x_first, k);
+                // SAFETY: each task has its own rows and columns of its own matrix.
+                unsafe { matrices.put(isa, (width, x_width), (c, x_width), to) };
             });
         }
         if let (Some(d_weight), false) = (d_weight, alone) {
@@ -211,30 +235,45 @@ impl<T: Element> Kernel for Turn<'_, T> {
     fn run<V: Vector>(self) {
         let Self { rows, columns, from, stride, to, to_stride } = self;
         let (mut block, mut turned) = (Block([0; PANEL * PANEL]), Block([0; PANEL * PANEL]));
-        let wide = T::DTYPE == DType::F32;
-        for row in (0..rows).step_by(PANEL) {
-            let height = PANEL.min(rows - row);
+        let words = size_of::<u32>() / size_of::<T>();
+        let step = PANEL * words;
+        for row in (0..rows).step_by(step) {
+            let height = step.min(rows - row);
             for column in (0..columns).step_by(PANEL) {
                 let width = PANEL.min(columns - column);
-                if wide {
-                    for i in 0..height {
-                        let from = &from[(row + i) * stride + column..][..width];
-                        block.0[i * PANEL..][..width].copy_from_slice(bytemuck::cast_slice(from));
-                    }
-                    // SAFETY: both are blocks.
-                    unsafe { V::transpose(block.0.as_ptr(), turned.0.as_mut_ptr()) };
-                    for j in 0..width {
-                        to[(column + j) * to_stride + row..][..height]
-                            .copy_from_slice(bytemuck::cast_slice(&turned.0[j * PANEL..][..height]));
-                    }
-                } else {
-                    for i in 0..height {
-                        for j in 0..width {
-                            to[(column + j) * to_stride + row + i] = from[(row + i) * stride + column + j];
-                        }
+                // Sixteen rows of sixteen values, or of sixteen pairs of two rows' values.
+                for i in 0..height.div_ceil(words) {
+                    let at = (row + i * words) * stride + column;
+                    let to = &mut block.0[i * PANEL..][..PANEL];
+                    if words == 1 {
+                        to[..width].copy_from_slice(bytemuck::cast_slice(&from[at..][..width]));
+                    } else {
+                        let second = if i * words + 1 < height { &from[at + stride..][..width] } else { &[] };
+                        pairs::<V, T>(&from[at..][..width], second, to);
                     }
                 }
+                // SAFETY: both are blocks.
+                unsafe { V::transpose(block.0.as_ptr(), turned.0.as_mut_ptr()) };
+                for (j, turned) in turned.0.chunks_exact(PANEL).enumerate().take(width) {
+                    let turned: &[T] = bytemuck::cast_slice(turned);
+                    to[(column + j) * to_stride + row..][..height].copy_from_slice(&turned[..height]);
+                }
             }
+        }
+    }
+}
+
+/// Pairs of bf16 of two rows; where the second ends, zeros.
+#[inline(always)]
+fn pairs<V: Vector, T: Element>(first: &[T], second: &[T], to: &mut [u32]) {
+    for j in (0..PANEL).step_by(V::LANES) {
+        let count = |row: &[T]| V::LANES.min(row.len().saturating_sub(j));
+        let (counts, to) = ([count(first), count(second)], to[j..].as_mut_ptr());
+        // SAFETY: as many elements as the rows have, and LANES of the sixteen pairs.
+        unsafe {
+            let first: V = if counts[0] == 0 { V::zero() } else { load(first.as_ptr().add(j), counts[0]) };
+            let second: V = if counts[1] == 0 { V::zero() } else { load(second.as_ptr().add(j), counts[1]) };
+            V::store_bf16_pairs(first, second, to.cast());
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod cpu;
 mod dot;
 mod fma;
 mod pack;
+pub mod plain;
 mod spec;
 mod strided;
 

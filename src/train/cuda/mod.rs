@@ -17,7 +17,7 @@ use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 use places::{Place, Places};
 use segface_codegen::ModelSpec;
 use segface_codegen::cuda::{Argument, Launch, TrainingProgram, compile_training};
-use segface_codegen::grad::{TrainingOptions, training};
+use segface_codegen::grad::{Means, TrainingOptions, training_with};
 use segface_codegen::ir::{Output, Source, ValueId};
 use segface_codegen::plan::Precision;
 use segface_kernels::loss::LabelError;
@@ -97,7 +97,8 @@ impl CudaTrainer {
         precision: Precision,
     ) -> Result<Self, Error> {
         let trained = |name: &str| layout.find(name).is_some_and(|entry| entry.trained);
-        let step = training(&layout.model(), options, &trained).map_err(EngineError::from)?;
+        let means = Means { fused: false, ..Means::default() };
+        let step = training_with(&layout.model(), options, &trained, means).map_err(EngineError::from)?;
         let tuning = tune::tuning(device).map_err(EngineError::from)?;
         let program = compile_training(&step, precision, &tuning).map_err(EngineError::from)?;
         let broken = |reason: &str| EngineError::Broken { reason: reason.into() };

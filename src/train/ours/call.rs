@@ -15,15 +15,19 @@ use segface_kernels::depthwise::backward::{DepthwiseInputOperands, DepthwiseWeig
 use segface_kernels::elementwise::ElementwiseOp;
 use segface_kernels::epilogue::{EpilogueOperands, Residual};
 use segface_kernels::gemm::backward::GemmWeightOperands;
-use segface_kernels::gemm::{GemmOperands, GemmSpec, Prologue, PrologueOperands};
+use segface_kernels::gemm::plain::{PlainOperands, PlainWeight};
+use segface_kernels::gemm::{GemmSpec, PackedMatrix, Prologue};
 use segface_kernels::image::FaceWarp;
 use segface_kernels::layer_norm::backward::{LayerNormBackwardOperands, LayerNormParameters};
 use segface_kernels::loss::{LabelError, Loss, LossOperands, LossSpec};
-use segface_kernels::mask_head::backward::MaskProductBackwardOperands;
+use segface_kernels::mask_head::backward::{
+    MaskHeadBackwardOperands, MaskHeadParameters, MaskProductBackwardOperands, mask_product_backward,
+};
+use segface_kernels::mask_head::{MaskHeadOperands, MaskHeadSpec};
 use segface_kernels::squeeze_excite::backward::SqueezeExciteBackwardOperands;
 use segface_kernels::stochastic_depth::Draw;
 use segface_kernels::window_attention::backward::WindowCoreBackwardOperands;
-use segface_kernels::{Context, Epilogue, Gradient};
+use segface_kernels::{Context, DType, Element, Epilogue, Gradient};
 
 /// What belongs to one micro-batch.
 pub(super) struct Step<'a> {
@@ -39,7 +43,7 @@ pub(super) struct Step<'a> {
 }
 
 /// Calls the node's kernel.
-pub(super) fn run(
+pub(super) fn run<T: Element>(
     call: &Call<'_, '_>,
     context: &mut Context,
     sums: &mut Sums<'_>,
@@ -49,7 +53,7 @@ pub(super) fn run(
     match &node.op {
         Op::BatchNorm(spec) => {
             let running = (sums.statistic(node, Slot::Mean), sums.statistic(node, Slot::Variance));
-            let operands = BatchNormOperands::<f32> {
+            let operands = BatchNormOperands::<T> {
                 x: call.operand(Slot::X),
                 weight: call.operand(Slot::NormWeight),
                 bias: call.operand(Slot::NormBias),
@@ -60,16 +64,27 @@ pub(super) fn run(
             };
             k::batch_norm::cpu::batch_norm(context, spec, operands);
         }
+        Op::Gemm(spec) => {
+            let operands = PlainOperands::<T> {
+                x: call.operand(Slot::X),
+                weight: PlainWeight::Rows(call.operand(Slot::Weight)),
+                epilogue: call.epilogue(&spec.epilogue, Slot::Bias),
+                slope: None,
+                out: call.output(0),
+            };
+            k::gemm::plain::gemm_plain(context, spec, operands);
+        }
+        Op::MaskHead(spec) => mask_head::<T>(call, context, spec),
         Op::StochasticDepth(spec) => {
             let out = Gradient::overwrite(call.output(0));
-            k::stochastic_depth::cpu::stochastic_depth::<f32>(context, spec, step.draw, call.operand(Slot::X), out);
+            k::stochastic_depth::cpu::stochastic_depth::<T>(context, spec, step.draw, call.operand(Slot::X), out);
         }
         Op::Backward(BackwardOp::Loss(spec)) => {
             let loss = loss(context, spec, step, call.operand(Slot::X), call.output(0));
             step.loss = Some(loss.map_err(|error| EngineError::Labels { reason: error.to_string() })?);
         }
-        Op::Backward(op) => backward(call, context, sums, op),
-        _ => call.run::<f32>(context),
+        Op::Backward(op) => backward::<T>(call, context, sums, op),
+        _ => call.run::<T>(context),
     }
     Ok(())
 }
@@ -101,75 +116,79 @@ fn loss(
 }
 
 /// Gradients of one forward operator.
-fn backward(call: &Call<'_, '_>, context: &mut Context, sums: &mut Sums<'_>, op: &BackwardOp) {
+fn backward<T: Element>(call: &Call<'_, '_>, context: &mut Context, sums: &mut Sums<'_>, op: &BackwardOp) {
     let node = call.node;
     // The share that is there already lies in the first result, or is copied there.
-    call.prepare_in_place::<f32>();
+    match call.memory.graph.values.get(node.outputs.first().map_or(usize::MAX, |output| output.0)) {
+        Some(value) if value.dtype == DType::F32 => call.prepare_in_place::<f32>(),
+        _ => call.prepare_in_place::<T>(),
+    }
     let accumulate = node.input(Slot::Residual).is_some();
-    let first = || Gradient { values: call.output::<f32>(0), accumulate };
-    let nth = |index: usize| Gradient::overwrite(call.output::<f32>(index));
-    let d_out = || call.operand::<f32>(Slot::Gradient);
+    let first = || Gradient { values: call.output::<T>(0), accumulate };
+    // Of gates and sums.
+    let first_sums = || Gradient { values: call.output::<f32>(0), accumulate };
+    let nth = |index: usize| Gradient::overwrite(call.output::<T>(index));
+    let d_out = || call.operand::<T>(Slot::Gradient);
     match op {
         BackwardOp::Loss(_) => unreachable!("the loss is run by `run`"),
         BackwardOp::Parameter { len } => {
             let mut target = sums.target(node, Slot::Weight, *len);
             if let Some(sum) = target.slice() {
-                sum.iter_mut().zip(d_out()).for_each(|(sum, d)| *sum += d);
+                sum.iter_mut().zip(call.operand::<f32>(Slot::Gradient)).for_each(|(sum, d)| *sum += d);
             }
-            sums.finish([target]);
+            sums.finish(context, [target]);
         }
-        BackwardOp::GemmInput(spec) => {
+        BackwardOp::GemmInput { spec, act } => {
             let epilogue = Epilogue { residual: accumulate, ..Epilogue::default() };
             let spec = GemmSpec { rows: spec.rows, n: spec.k, k: spec.n, prologue: Prologue::None, epilogue };
             let residual = if accumulate { Residual::InPlace } else { Residual::None };
-            let operands = GemmOperands::<f32> {
+            let operands = PlainOperands::<T> {
                 x: d_out(),
-                prologue: PrologueOperands::None,
-                weight: call.packed(Slot::Weight),
+                weight: PlainWeight::Columns(call.operand(Slot::Weight)),
                 epilogue: EpilogueOperands { residual, ..EpilogueOperands::default() },
+                slope: act.map(|act| (act, call.operand(Slot::X))),
                 out: call.output(0),
             };
-            k::gemm::cpu::gemm(context, &spec, operands);
+            k::gemm::plain::gemm_plain(context, &spec, operands);
         }
         BackwardOp::GemmWeight(spec) => {
             let mut weight = sums.target(node, Slot::Weight, spec.n * spec.k);
             let mut bias = sums.target(node, Slot::Bias, spec.n);
-            let operands = GemmWeightOperands::<f32> {
+            let operands = GemmWeightOperands::<T> {
                 x: call.operand(Slot::X),
                 d_out: d_out(),
                 d_weight: weight.slice(),
                 d_bias: bias.slice(),
             };
             k::gemm::backward::gemm_weight(context, spec.rows, spec.n, spec.k, operands);
-            sums.finish([weight, bias]);
+            sums.finish(context, [weight, bias]);
         }
         BackwardOp::ConvInput(spec) => {
-            let operands =
-                ConvInputOperands::<f32> { d_out: d_out(), weight: call.operand(Slot::Weight), d_x: first() };
+            let operands = ConvInputOperands::<T> { d_out: d_out(), weight: call.operand(Slot::Weight), d_x: first() };
             k::conv::backward::conv_input(context, spec, operands);
         }
         BackwardOp::ConvWeight(spec) => {
             let mut weight = sums.target(node, Slot::Weight, spec.out_channels * spec.depth());
             let mut bias = sums.target(node, Slot::Bias, spec.out_channels);
-            let operands = ConvWeightOperands::<f32> {
+            let operands = ConvWeightOperands::<T> {
                 x: call.operand(Slot::X),
                 d_out: d_out(),
                 d_weight: weight.slice(),
                 d_bias: bias.slice(),
             };
             k::conv::backward::conv_weight(context, spec, operands);
-            sums.finish([weight, bias]);
+            sums.finish(context, [weight, bias]);
         }
         BackwardOp::DepthwiseInput(spec) => {
             let operands =
-                DepthwiseInputOperands::<f32> { d_out: d_out(), weight: call.operand(Slot::Weight), d_x: first() };
+                DepthwiseInputOperands::<T> { d_out: d_out(), weight: call.operand(Slot::Weight), d_x: first() };
             k::depthwise::backward::depthwise_input(context, spec, operands);
         }
         BackwardOp::DepthwiseWeight(spec) => {
             let mut weight = sums.target(node, Slot::Weight, spec.kernel * spec.kernel * spec.channels);
             let mut bias = sums.target(node, Slot::Bias, spec.channels);
             if let Some(d_weight) = weight.slice() {
-                let operands = DepthwiseWeightOperands::<f32> {
+                let operands = DepthwiseWeightOperands::<T> {
                     x: call.operand(Slot::X),
                     d_out: d_out(),
                     d_weight,
@@ -177,12 +196,12 @@ fn backward(call: &Call<'_, '_>, context: &mut Context, sums: &mut Sums<'_>, op:
                 };
                 k::depthwise::backward::depthwise_weight(context, spec, operands);
             }
-            sums.finish([weight, bias]);
+            sums.finish(context, [weight, bias]);
         }
         BackwardOp::BatchNorm(spec) => {
             let mut targets = sums.targets(node, [(Slot::NormWeight, spec.channels), (Slot::NormBias, spec.channels)]);
             let [weight, bias] = &mut targets;
-            let operands = BatchNormBackwardOperands::<f32> {
+            let operands = BatchNormBackwardOperands::<T> {
                 x: call.operand(Slot::X),
                 weight: call.operand(Slot::NormWeight),
                 bias: call.operand(Slot::NormBias),
@@ -193,35 +212,35 @@ fn backward(call: &Call<'_, '_>, context: &mut Context, sums: &mut Sums<'_>, op:
                 d_parameters: weight.slice().zip(bias.slice()),
             };
             k::batch_norm::backward::batch_norm_backward(context, spec, operands);
-            sums.finish(targets);
+            sums.finish(context, targets);
         }
         BackwardOp::Act(spec) => {
             let ElementwiseOp::Act(act) = spec.op else { unreachable!("an activation's gradient") };
-            k::elementwise::backward::act_backward::<f32>(context, act, call.operand(Slot::X), d_out(), first());
+            k::elementwise::backward::act_backward::<T>(context, act, call.operand(Slot::X), d_out(), first());
         }
         BackwardOp::Repeat { other_len, .. } => {
-            k::elementwise::backward::sum_repeats::<f32>(context, *other_len, d_out(), first());
+            k::elementwise::backward::sum_repeats::<T>(context, *other_len, d_out(), first());
         }
         BackwardOp::Scale(spec) => {
             let mut target = sums.target(node, Slot::Scale, spec.channels);
             if let Some(d_factor) = target.slice() {
                 let sizes = [1, spec.rows, spec.channels];
-                let x = call.operand::<f32>(Slot::X);
+                let x = call.operand::<T>(Slot::X);
                 k::elementwise::backward::factor_backward(context, sizes, x, d_out(), Gradient::add_to(d_factor));
             }
-            sums.finish([target]);
+            sums.finish(context, [target]);
         }
         BackwardOp::Gate(spec) => {
             let ElementwiseOp::Gate { rows_per_gate } = spec.op else { unreachable!("a gate's gradient") };
             let sizes = [spec.rows / rows_per_gate, rows_per_gate, spec.channels];
-            let x = call.operand::<f32>(Slot::X);
-            k::elementwise::backward::factor_backward(context, sizes, x, d_out(), first());
+            let x = call.operand::<T>(Slot::X);
+            k::elementwise::backward::factor_backward(context, sizes, x, d_out(), first_sums());
         }
         BackwardOp::LayerNorm(spec) => {
             let mut targets = sums.targets(node, [(Slot::NormWeight, spec.channels), (Slot::NormBias, spec.channels)]);
             let [weight, bias] = &mut targets;
             let parameters = weight.slice().zip(bias.slice());
-            let operands = LayerNormBackwardOperands::<f32> {
+            let operands = LayerNormBackwardOperands::<T> {
                 x: call.operand(Slot::X),
                 weight: call.operand(Slot::NormWeight),
                 d_out: d_out(),
@@ -229,7 +248,7 @@ fn backward(call: &Call<'_, '_>, context: &mut Context, sums: &mut Sums<'_>, op:
                 d_parameters: parameters.map(|(d_weight, d_bias)| LayerNormParameters { d_weight, d_bias }),
             };
             k::layer_norm::backward::layer_norm_backward(context, spec, operands);
-            sums.finish(targets);
+            sums.finish(context, targets);
         }
         BackwardOp::SqueezeExcite(spec) => {
             let matrix = spec.channels * spec.squeeze;
@@ -253,28 +272,30 @@ fn backward(call: &Call<'_, '_>, context: &mut Context, sums: &mut Sums<'_>, op:
                 squeeze_bias: call.operand(Slot::Bias),
                 excite_weight: call.operand(Slot::Weight1),
                 excite_bias: call.operand(Slot::Bias1),
-                d_gate: d_out(),
-                d_sums: first(),
+                d_gate: call.operand(Slot::Gradient),
+                d_sums: first_sums(),
                 d_parameters: parameters,
             };
             k::squeeze_excite::backward::squeeze_excite_backward(context, spec, operands);
-            sums.finish(targets);
+            sums.finish(context, targets);
         }
-        BackwardOp::SumPool(spec) => k::resample::backward::sum_pool_backward::<f32>(context, spec, d_out(), first()),
+        BackwardOp::SumPool(spec) => {
+            k::resample::backward::sum_pool_backward::<T>(context, spec, call.operand(Slot::Gradient), first());
+        }
         BackwardOp::MaxPool(spec) => {
-            let (x, out) = (call.operand::<f32>(Slot::X), call.operand(Slot::Other));
+            let (x, out) = (call.operand::<T>(Slot::X), call.operand(Slot::Other));
             k::resample::backward::max_pool_backward(context, spec, x, out, d_out(), first());
         }
-        BackwardOp::Bilinear(spec) => k::resample::backward::bilinear_backward::<f32>(context, spec, d_out(), first()),
+        BackwardOp::Bilinear(spec) => k::resample::backward::bilinear_backward::<T>(context, spec, d_out(), first()),
         BackwardOp::Concat(spec) => {
             let d_x = [first(), nth(1), nth(2), nth(3)].map(Some);
-            k::resample::backward::concat_backward::<f32>(context, spec, d_out(), d_x);
+            k::resample::backward::concat_backward::<T>(context, spec, d_out(), d_x);
         }
         BackwardOp::PixelShuffle(spec) => {
-            k::resample::backward::pixel_shuffle_backward::<f32>(context, spec, d_out(), first());
+            k::resample::backward::pixel_shuffle_backward::<T>(context, spec, d_out(), first());
         }
         BackwardOp::Attention { spec, .. } => {
-            let operands = AttentionBackwardOperands::<f32> {
+            let operands = AttentionBackwardOperands::<T> {
                 q: call.operand(Slot::Query),
                 k: call.operand(Slot::Key),
                 v: call.operand(Slot::Value),
@@ -285,24 +306,25 @@ fn backward(call: &Call<'_, '_>, context: &mut Context, sums: &mut Sums<'_>, op:
             };
             k::attention::backward::attention_backward(context, spec, operands);
         }
+        BackwardOp::MaskHead(spec) => mask_head_backward::<T>(call, context, sums, spec),
         BackwardOp::MaskProduct(spec) => {
-            let operands = MaskProductBackwardOperands::<f32> {
+            let operands = MaskProductBackwardOperands::<T> {
                 u: call.operand(Slot::X),
                 hyper: call.operand(Slot::Hyper),
-                d_logits: d_out(),
+                d_logits: call.operand(Slot::Gradient),
                 d_u: first(),
-                d_hyper: nth(1),
+                d_hyper: Gradient::overwrite(call.output(1)),
             };
-            k::mask_head::backward::mask_product_backward(context, spec, operands);
+            mask_product_backward(context, spec, operands);
         }
         BackwardOp::PatchGather(spec) => {
-            k::patch_merge::backward::patch_gather_backward::<f32>(context, spec, d_out(), first());
+            k::patch_merge::backward::patch_gather_backward::<T>(context, spec, d_out(), first());
         }
         BackwardOp::WindowCore(spec) => {
             let area = spec.plan.window * spec.plan.window;
             let mut bias = sums.target(node, Slot::ScoreBias, spec.heads * area * area);
             let mut scale = sums.target(node, Slot::ScoreScale, spec.heads);
-            let operands = WindowCoreBackwardOperands::<f32> {
+            let operands = WindowCoreBackwardOperands::<T> {
                 qkv: call.operand(Slot::X),
                 score_scale: call.operand(Slot::ScoreScale),
                 bias: call.operand(Slot::ScoreBias),
@@ -312,7 +334,71 @@ fn backward(call: &Call<'_, '_>, context: &mut Context, sums: &mut Sums<'_>, op:
                 d_score_scale: scale.slice(),
             };
             k::window_attention::backward::window_core_backward(context, spec, operands);
-            sums.finish([bias, scale]);
+            sums.finish(context, [bias, scale]);
         }
     }
+}
+
+/// Slots of the mask head's weights with their sizes [n, k].
+const MASK_HEAD_WEIGHTS: [(Slot, [usize; 2]); 2] = [(Slot::Weight, [256, 256]), (Slot::Weight1, [128, 64])];
+
+/// Logits by the fused mask head.
+fn mask_head<T: Element>(call: &Call<'_, '_>, context: &mut Context, spec: &MaskHeadSpec) {
+    let isa = context.isa();
+    let weights = MASK_HEAD_WEIGHTS.map(|(slot, [n, k])| PackedMatrix::pack::<T>(isa, n, k, call.operand(slot)));
+    let operands = MaskHeadOperands::<T> {
+        x: call.operand(Slot::X),
+        weight1: &weights[0],
+        bias1: call.operand(Slot::Bias),
+        norm: (call.operand(Slot::NormWeight), call.operand(Slot::NormBias)),
+        weight2: &weights[1],
+        bias2: call.operand(Slot::Bias1),
+        hyper: call.operand(Slot::Hyper),
+        logits: Some(call.output(0)),
+        labels: None,
+    };
+    k::mask_head::cpu::mask_head(context, spec, operands);
+}
+
+/// Its gradients.
+fn mask_head_backward<T: Element>(
+    call: &Call<'_, '_>,
+    context: &mut Context,
+    sums: &mut Sums<'_>,
+    spec: &MaskHeadSpec,
+) {
+    let (isa, node) = (context.isa(), call.node);
+    let weights = MASK_HEAD_WEIGHTS.map(|(slot, [n, k])| PackedMatrix::pack::<T>(isa, n, k, call.operand(slot)));
+    let transposed = MASK_HEAD_WEIGHTS.map(|(slot, [n, k])| {
+        let mut turned = PackedMatrix::empty();
+        turned.repack::<T>(isa, k, n, call.operand(slot), true);
+        turned
+    });
+    let slots = [
+        (Slot::Weight, 256 * 256),
+        (Slot::Bias, 64),
+        (Slot::NormWeight, 64),
+        (Slot::NormBias, 64),
+        (Slot::Weight1, 128 * 64),
+        (Slot::Bias1, 32),
+    ];
+    let mut targets = sums.all_targets(node, slots);
+    let [weight1, bias1, norm_weight, norm_bias, weight2, bias2] =
+        targets.each_mut().map(|target| target.slice().expect("each of `all_targets` has memory"));
+    let operands = MaskHeadBackwardOperands::<T> {
+        x: call.operand(Slot::X),
+        weight1: &weights[0],
+        bias1: call.operand(Slot::Bias),
+        norm: (call.operand(Slot::NormWeight), call.operand(Slot::NormBias)),
+        weight2: &weights[1],
+        bias2: call.operand(Slot::Bias1),
+        transposed: transposed.each_ref(),
+        hyper: call.operand(Slot::Hyper),
+        d_logits: call.operand(Slot::Gradient),
+        d_x: Gradient { values: call.output(0), accumulate: node.input(Slot::Residual).is_some() },
+        d_hyper: Gradient::overwrite(call.output(1)),
+        d_parameters: MaskHeadParameters { weight1, bias1, norm_weight, norm_bias, weight2, bias2 },
+    };
+    k::mask_head::backward::mask_head_backward(context, spec, operands);
+    sums.finish(context, targets);
 }

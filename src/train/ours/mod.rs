@@ -2,11 +2,12 @@
 //! one arena.
 //!
 //! Parameters are run-time values. Those that kernels take as published are read where they lie in the flat array, others are made from them
-//! by their recipes, and products' weights are packed, once after every change. Gradients are added where the parameter's lie; those of
+//! by their recipes, once after every change. Gradients are added where the parameter's lie; those of
 //! made values go through the recipe's adjoint first.
 
 mod call;
 mod complete;
+mod fold;
 mod store;
 
 use super::{Draws, Engine, Layout, Loss, Ready};
@@ -18,10 +19,12 @@ use crate::engine::cpu::Arena;
 use call::{Step, run};
 use complete::complete_behind;
 use segface_codegen::ModelSpec;
-use segface_codegen::grad::{Training, TrainingOptions, training};
+use segface_codegen::grad::{Means, Training, TrainingOptions, training_with};
 use segface_codegen::ir::{Node, Output, Source, ValueId};
+use segface_codegen::plan::Precision;
+use segface_kernels::elementwise::convert;
 use segface_kernels::stochastic_depth::Draw;
-use segface_kernels::{Context, Isa};
+use segface_kernels::{Context, DType, Element, Isa, bf16};
 use std::ops::Range;
 use std::time::Duration;
 pub(in crate::train) use store::Store;
@@ -29,7 +32,7 @@ pub(in crate::train) use store::Store;
 /// See [`OurEngine::step`].
 pub(in crate::train) type Instead<'a> = dyn FnMut(usize, *mut u8, &mut Store) -> Result<bool, Error> + 'a;
 
-/// A replica in training on this CPU, in f32.
+/// A replica in training on this CPU.
 pub struct OurEngine {
     layout: Layout,
     training: Training,
@@ -48,14 +51,28 @@ impl OurEngine {
     /// # Errors
     /// If the network cannot take that size or be trained so, or this CPU lacks `isa`.
     pub fn new(layout: Layout, options: &TrainingOptions, threads: usize, isa: Isa) -> Result<Self, Error> {
+        Self::with(layout, options, threads, isa, Means::default())
+    }
+
+    /// [`OurEngine::new`] in another precision or within less memory.
+    ///
+    /// # Errors
+    /// As there; a precision that the CPU does not compute in.
+    pub fn with(
+        layout: Layout,
+        options: &TrainingOptions,
+        threads: usize,
+        isa: Isa,
+        means: Means,
+    ) -> Result<Self, Error> {
         if !isa.is_available() {
             return Err(EngineError::WrongCpu { wanted: isa, have: Isa::available().collect() }.into());
         }
         let trained = |name: &str| layout.find(name).is_some_and(|entry| entry.trained);
-        let training = training(&layout.model(), options, &trained).map_err(EngineError::from)?;
+        let training = training_with(&layout.model(), options, &trained, means).map_err(EngineError::from)?;
         let input = training.graph.values.iter().position(|value| matches!(value.source, Source::Input));
         let input = ValueId(input.ok_or_else(|| EngineError::Broken { reason: "it has no input".into() })?);
-        let store = Store::new(&layout, &training.graph);
+        let store = Store::new(&layout, &training);
         let arena = Arena::new(training.memory.arena_bytes);
         let complete = complete_behind(&layout, &training.graph);
         Ok(Self { layout, training, input, context: Context::new(threads, isa), arena, store, complete })
@@ -86,9 +103,15 @@ impl OurEngine {
         let base = self.arena.base();
         let (constants, _) = self.store.split(None);
         let memory = Memory { graph: &self.training.graph, places: &self.training.memory, constants: &constants, base };
+        let declared = &self.training.graph.values[value.0];
         // SAFETY: no kernel runs, and the result is copied before `&mut self` ends.
-        let data = unsafe { memory.slice::<f32>(value) }.to_vec();
-        Ok((self.training.graph.values[value.0].shape.clone(), data))
+        let data = unsafe {
+            match declared.dtype {
+                DType::F32 => memory.slice::<f32>(value).to_vec(),
+                _ => memory.slice::<bf16>(value).iter().map(|value| value.to_f32()).collect(),
+            }
+        };
+        Ok((declared.shape.clone(), data))
     }
 
     /// [`Engine::accumulate`] that calls `observe` with each node and the time it took.
@@ -116,6 +139,21 @@ impl OurEngine {
         observe: &mut dyn FnMut(&Node, Duration),
         instead: &mut Instead<'_>,
     ) -> Result<Loss, Error> {
+        match self.training.precision {
+            Precision::Bf16 => self.step_in::<bf16>(batch, draws, scale, ready, observe, instead),
+            _ => self.step_in::<f32>(batch, draws, scale, ready, observe, instead),
+        }
+    }
+
+    fn step_in<T: Element>(
+        &mut self,
+        batch: &Batch,
+        draws: Draws,
+        scale: f32,
+        ready: &mut Ready<'_>,
+        observe: &mut dyn FnMut(&Node, Duration),
+        instead: &mut Instead<'_>,
+    ) -> Result<Loss, Error> {
         let value = &self.training.graph.values[self.input.0];
         if batch.images.len() != value.len() {
             let (expected, found) = (value.shape.clone(), batch.images.len());
@@ -131,7 +169,7 @@ impl OurEngine {
             let reason = format!("{} warps, expected {warps}", batch.warps.len());
             return Err(EngineError::Broken { reason }.into());
         }
-        self.store.refresh(&self.training.graph);
+        self.store.refresh(&mut self.context, &self.training.graph);
         let base = self.arena.base();
         let draw = Draw { seed: draws.seed, step: draws.step, micro_batch: draws.micro_batch };
         let size = (value.shape[2], value.shape[1]);
@@ -141,17 +179,18 @@ impl OurEngine {
             let memory =
                 Memory { graph: &self.training.graph, places: &self.training.memory, constants: &constants, base };
             // SAFETY: nothing else uses the arena.
-            unsafe { memory.slice_mut::<f32>(self.input) }.copy_from_slice(&batch.images);
+            let input = unsafe { memory.slice_mut::<T>(self.input) };
+            convert::<f32, T>(&mut self.context, &batch.images, input);
         }
         for (index, node) in self.training.graph.nodes.iter().enumerate() {
             let begin = std::time::Instant::now();
             if !instead(index, base, &mut self.store)? {
-                let packed = self.store.pack(self.context.isa(), node);
+                let packed = self.store.pack::<T>(self.context.isa(), node);
                 let (constants, mut sums) = self.store.split(packed);
                 let memory =
                     Memory { graph: &self.training.graph, places: &self.training.memory, constants: &constants, base };
                 let call = Call { memory: &memory, node, index };
-                run(&call, &mut self.context, &mut sums, &mut step)?;
+                run::<T>(&call, &mut self.context, &mut sums, &mut step)?;
             }
             observe(node, begin.elapsed());
             for range in &self.complete[index] {

@@ -1,19 +1,22 @@
 //! Parameters, buffers and gradients, and what is made of them.
 
 use super::super::{Layout, Role};
+use super::fold::Fold;
 use crate::engine::call::{Constants, Operand};
-use segface_codegen::grad::BackwardOp;
+use segface_codegen::grad::Training;
 use segface_codegen::ir::{Graph, Node, Op, Slot, Source, ValueId};
+use segface_codegen::plan::{Format, constant_format};
 use segface_codegen::weights::{Make, Recipe};
-use segface_kernels::Isa;
 use segface_kernels::context::Disjoint;
+use segface_kernels::elementwise::convert;
 use segface_kernels::gemm::PackedMatrix;
+use segface_kernels::{Context, DType, Element, Isa, bf16};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Values of packed weights that are kept from one step to the next; larger networks pack each before its use.
+/// Values of packed weights of convolutions that are kept from one step to the next; larger networks pack each before its use.
 const KEPT: usize = 32 << 20;
 
 /// Where a tensor of a recipe lies.
@@ -40,19 +43,21 @@ pub(in crate::train) struct Store {
     made: Vec<Option<Made>>,
     /// By value: the numbers of those that are not published tensors as they are.
     numbers: Vec<Option<Arc<[f32]>>>,
-    /// Size [n, k] of the weights of products, by value.
-    packed: BTreeMap<(ValueId, bool), PackedMatrix>,
+    /// By value: the numbers of those that stand where activations do, if activations are bf16.
+    narrow: Vec<Option<Vec<bf16>>>,
+    /// Type of activations.
+    activation: DType,
+    /// Packed weights of convolutions, by value.
+    packed: BTreeMap<ValueId, PackedMatrix>,
     keep: bool,
     scratch: PackedMatrix,
     /// Whether `numbers` and `packed` are older than the parameters, or than the buffers.
     stale: [bool; 2],
 }
 
-/// A packed weight: of which value, which way round.
-pub(super) type PackedKey = Option<(ValueId, bool)>;
-
 impl Store {
-    pub(super) fn new(layout: &Layout, graph: &Graph) -> Store {
+    pub(super) fn new(layout: &Layout, training: &Training) -> Store {
+        let (graph, activation) = (&training.graph, training.precision.dtype());
         let place = |name: &str| {
             let entry = layout.find(name)?;
             Some(Place { buffer: entry.role != Role::Parameter, range: entry.range.clone(), trained: entry.trained })
@@ -65,7 +70,17 @@ impl Store {
             _ => None,
         });
         let made: Vec<Option<Made>> = made.collect();
+        let mut narrow: Vec<Option<Vec<bf16>>> = vec![None; made.len()];
+        for node in &graph.nodes {
+            for (slot, value) in &node.inputs {
+                if made[value.0].is_some() && constant_format(&node.op, *slot, activation) == Format::Bf16 {
+                    narrow[value.0] = Some(Vec::new());
+                }
+            }
+        }
         Store {
+            activation,
+            narrow,
             parameters: vec![0.0; layout.parameters_len()],
             buffers: vec![0.0; layout.buffers_len()],
             gradients: vec![0.0; layout.parameters_len()],
@@ -118,12 +133,13 @@ impl Store {
     pub(super) fn bytes(&self) -> usize {
         let flat = self.parameters.len() + self.buffers.len() + self.gradients.len();
         let numbers: usize = self.numbers.iter().flatten().map(|numbers| numbers.len()).sum();
+        let narrow: usize = self.narrow.iter().flatten().map(|numbers| 2 * numbers.len()).sum();
         let packed: usize = self.packed.values().map(PackedMatrix::bytes).sum();
-        4 * (flat + numbers) + packed + self.scratch.bytes()
+        4 * (flat + numbers) + narrow + packed + self.scratch.bytes()
     }
 
     /// Makes anew what is older than the tensors it is made from.
-    pub(super) fn refresh(&mut self, graph: &Graph) {
+    pub(super) fn refresh(&mut self, context: &mut Context, graph: &Graph) {
         let flat = Flat { parameters: &self.parameters, buffers: Disjoint::new(&mut self.buffers) };
         for (index, made) in self.made.iter().enumerate() {
             let Some(Made { recipe, places }) = made else { continue };
@@ -131,7 +147,17 @@ impl Store {
             if recipe.make == Make::Plain || (self.numbers[index].is_some() && !stale) {
                 continue;
             }
-            self.numbers[index] = Some(recipe.evaluate(&flat.tensors(places)));
+            self.numbers[index] = Some(match flat.fold(recipe, places) {
+                Some(fold) => fold.matrix(context).into(),
+                None => recipe.evaluate(&flat.tensors(places)),
+            });
+        }
+        for (index, narrow) in self.narrow.iter_mut().enumerate() {
+            if let Some(narrow) = narrow {
+                let wide = numbers(&self.made, &self.numbers, flat, ValueId(index)).unwrap_or_default();
+                narrow.resize(wide.len(), bf16::ZERO);
+                convert(context, wide, narrow);
+            }
         }
         debug_assert!(
             self.made.iter().zip(&graph.values).all(|(m, v)| m.is_some() == matches!(v.source, Source::Weight(_)))
@@ -145,34 +171,33 @@ impl Store {
         self.stale = [false; 2];
     }
 
-    /// Sees to it that the weight which `node` multiplies by is packed.
-    pub(super) fn pack(&mut self, isa: Isa, node: &Node) -> PackedKey {
-        let (n, k, transposed) = match &node.op {
-            Op::Gemm(spec) => (spec.n, spec.k, false),
-            Op::Conv(spec) => (spec.out_channels, spec.depth(), false),
-            Op::Backward(BackwardOp::GemmInput(spec)) => (spec.k, spec.n, true),
-            _ => return None,
-        };
+    /// Sees to it that the weight of a convolution is packed; products pack theirs on the way.
+    pub(super) fn pack<T: Element>(&mut self, isa: Isa, node: &Node) -> Option<ValueId> {
+        let Op::Conv(spec) = &node.op else { return None };
+        let (n, k) = (spec.out_channels, spec.depth());
         let value = node.input(Slot::Weight)?;
         let flat = Flat { parameters: &self.parameters, buffers: Disjoint::new(&mut self.buffers) };
         let numbers = numbers(&self.made, &self.numbers, flat, value)?;
         if self.keep {
-            let matrix = self.packed.entry((value, transposed)).or_insert_with(PackedMatrix::empty);
+            let matrix = self.packed.entry(value).or_insert_with(PackedMatrix::empty);
             if matrix.n() == 0 {
-                matrix.repack::<f32>(isa, n, k, numbers, transposed);
+                matrix.repack::<T>(isa, n, k, numbers, false);
             }
         } else {
-            self.scratch.repack::<f32>(isa, n, k, numbers, transposed);
+            self.scratch.repack::<T>(isa, n, k, numbers, false);
         }
-        Some((value, transposed))
+        Some(value)
     }
 
     /// What kernels read, and what they add to.
-    pub(super) fn split(&mut self, packed: PackedKey) -> (Values<'_>, Sums<'_>) {
-        let Store { parameters, buffers, gradients, made, numbers, .. } = self;
+    pub(super) fn split(&mut self, packed: Option<ValueId>) -> (Values<'_>, Sums<'_>) {
+        let Store { parameters, buffers, gradients, made, numbers, narrow, activation, .. } = self;
         let packed = packed.and_then(|key| if self.keep { self.packed.get(&key) } else { Some(&self.scratch) });
         let flat = Flat { parameters, buffers: Disjoint::new(buffers) };
-        (Values { flat, made, numbers, packed }, Sums { gradients: Disjoint::new(gradients), flat, made })
+        (
+            Values { flat, made, numbers, narrow, activation: *activation, packed },
+            Sums { gradients: Disjoint::new(gradients), flat, made },
+        )
     }
 
     /// One more batch for the batch norms that are trained.
@@ -202,6 +227,14 @@ impl<'a> Flat<'a> {
     fn tensors(&self, places: &[Place]) -> Vec<Cow<'a, [f32]>> {
         places.iter().map(|place| Cow::Borrowed(self.tensor(place))).collect()
     }
+
+    /// The folded matrix that a recipe makes, if it makes one.
+    fn fold(&self, recipe: &Recipe, places: &[Place]) -> Option<Fold<'a>> {
+        let Make::FoldedProjection { column } = recipe.make else { return None };
+        let (shape, projected) = (&recipe.tensors[0].shape, &recipe.tensors[1].shape);
+        let (fusion, projection) = (self.tensor(&places[0]), self.tensor(&places[1]));
+        Some(Fold { fusion, row_len: shape[1], column, projection, size: [projected[0], projected[1]] })
+    }
 }
 
 /// The numbers of a value that is made from tensors, row-major.
@@ -222,16 +255,20 @@ pub(super) struct Values<'a> {
     flat: Flat<'a>,
     made: &'a [Option<Made>],
     numbers: &'a [Option<Arc<[f32]>>],
+    narrow: &'a [Option<Vec<bf16>>],
+    activation: DType,
     packed: Option<&'a PackedMatrix>,
 }
 
 impl Constants for Values<'_> {
     fn constant(&self, node: &Node, slot: Slot) -> Option<Operand<'_>> {
-        let multiplies = matches!(node.op, Op::Gemm(_) | Op::Conv(_) | Op::Backward(BackwardOp::GemmInput(_)));
-        if multiplies && slot == Slot::Weight {
+        if matches!(node.op, Op::Conv(_)) && slot == Slot::Weight {
             return self.packed.map(Operand::Packed);
         }
         let value = node.input(slot)?;
+        if constant_format(&node.op, slot, self.activation) == Format::Bf16 {
+            return self.narrow[value.0].as_deref().map(Operand::Bf16);
+        }
         numbers(self.made, self.numbers, self.flat, value).map(Operand::F32)
     }
 }
@@ -283,23 +320,36 @@ impl<'a> Sums<'a> {
 
     /// Several targets of one kernel that takes all or none: if any is trained, the others get memory that is thrown away.
     pub(super) fn targets<const N: usize>(&self, node: &Node, slots: [(Slot, usize); N]) -> [Target<'a>; N] {
-        let mut targets = slots.map(|(slot, len)| self.target(node, slot, len));
-        if targets.iter().any(|target| !matches!(target, Target::None)) {
-            for (target, (slot, len)) in targets.iter_mut().zip(slots) {
-                if let (Target::None, Some(value)) = (&target, node.input(slot)) {
-                    *target = Target::Made(value, vec![0.0; len]);
-                }
-            }
+        let targets = slots.map(|(slot, len)| self.target(node, slot, len));
+        if targets.iter().all(|target| matches!(target, Target::None)) {
+            return targets;
         }
-        targets
+        self.all_targets(node, slots)
+    }
+
+    /// Several targets of one kernel that takes all of them, trained or not.
+    pub(super) fn all_targets<const N: usize>(&self, node: &Node, slots: [(Slot, usize); N]) -> [Target<'a>; N] {
+        slots.map(|(slot, len)| match (self.target(node, slot, len), node.input(slot)) {
+            (Target::None, Some(value)) => Target::Made(value, vec![0.0; len]),
+            (target, _) => target,
+        })
     }
 
     /// Brings what kernels have added to memory of its own to the published tensors.
-    pub(super) fn finish<const N: usize>(&self, targets: [Target<'a>; N]) {
+    pub(super) fn finish<const N: usize>(&self, context: &mut Context, targets: [Target<'a>; N]) {
         for target in targets {
             let Target::Made(value, d) = target else { continue };
             let Some(Made { recipe, places }) = &self.made[value.0] else { continue };
             if !places.iter().any(|place| place.trained) {
+                continue;
+            }
+            if let Some(fold) = self.flat.fold(recipe, places) {
+                let [fusion, projection] = [0, 1].map(|index| {
+                    let place = &places[index];
+                    // SAFETY: no other slice of the gradients is alive, and these are two tensors.
+                    place.trained.then(|| unsafe { self.gradients.slice(place.range.start, place.range.len()) })
+                });
+                fold.adjoint(context, &d, fusion, projection);
                 continue;
             }
             let gradients = recipe.adjoint(&self.flat.tensors(places), &d);
