@@ -11,18 +11,19 @@ use segface::train::{
     Decay, EngineChoice, Layout, Place, Recipe, RunOptions, Schedule, Start, Summary, TrainError, connect, train,
 };
 use segface::{Backbone, Error, ModelSpec, Variant};
-use segface_codegen::grad::{TrainingOptions, training};
+use segface_codegen::grad::{Means, TrainingOptions, training};
 use segface_codegen::plan::Precision;
 use segface_kernels::{DType, Isa, peak};
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 /// Train a network on CelebAMask-HQ, LaPa or Helen
 ///
 /// The published recipe unless told otherwise: AdamW, 1e-4, a tenth of it from epochs 80 and 200 on, 300 epochs, seed 32, half cross-entropy and
-/// half dice. The published option names are accepted as they are. Runs on the CPU in f32, or on a CUDA device in f32 or tf32.
+/// half dice. The published option names are accepted as they are. Runs on the CPU in f32 or bf16, or on a CUDA device in f32 or tf32.
 ///
 /// The run's folder gets state.safetensors (to go on from with --resume, bit for bit), model_EPOCH.safetensors and model_best.safetensors
 /// (for `segface parse` and `eval`), log.jsonl, TensorBoard's event files, curves.png and curves.svg. Interrupt (Ctrl-C) or `kill` ends the
@@ -113,9 +114,13 @@ pub(crate) struct TrainArgs {
     /// Where losses and gradients are computed: cpu, auto, cuda:NUMBER, or cuda for the one of the process's LOCAL_RANK
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     device: On,
-    /// How products are computed: f32, or on CUDA tf32
+    /// Of activations and products: f32, on the CPU also bf16 (weights, their gradients and statistics stay f32), on CUDA also tf32
     #[arg(long, default_value = "f32", value_parser = precision)]
     precision: Precision,
+    /// What the backward pass needs may take so much on the CPU: what does not fit is computed again, as far as that helps. No number depends
+    /// on it [default: nothing is computed twice]
+    #[arg(long, value_name = "MIB")]
+    memory: Option<NonZero<usize>>,
     /// Epochs between weights files; 0 for only one at the end
     #[arg(long, visible_alias = "save-interval", value_name = "EPOCHS", default_value_t = 20)]
     save_interval: u64,
@@ -179,9 +184,9 @@ fn share(text: &str) -> Result<f64, String> {
 }
 
 fn precision(text: &str) -> Result<Precision, String> {
-    let known = [Precision::F32, Precision::Tf32];
+    let known = [Precision::F32, Precision::Bf16, Precision::Tf32];
     let found = known.into_iter().find(|precision| precision.name() == text);
-    found.ok_or_else(|| format!("networks are not trained in `{text}`; expected f32 or tf32"))
+    found.ok_or_else(|| format!("networks are not trained in `{text}`; expected f32, bf16 or tf32"))
 }
 
 /// As Python prints it, too.

@@ -113,11 +113,12 @@ mod tests {
     use super::*;
     use crate::Backbone;
     use crate::Variant;
-    use crate::grad::{TrainingOptions, training};
+    use crate::grad::{Means, TrainingOptions, training_with};
 
     fn program(backbone: Backbone, variant: Variant, precision: Precision) -> TrainingProgram {
         let options = TrainingOptions { batch: 2, height: 64, width: 64, stochastic_depth: true, outputs: Vec::new() };
-        let step = training(&ModelSpec { backbone, variant }, &options, &|_| true).unwrap();
+        let means = Means { fused: false, ..Means::default() };
+        let step = training_with(&ModelSpec { backbone, variant }, &options, &|_| true, means).unwrap();
         compile_training(&step, precision, &Tuning::default()).unwrap()
     }
 
@@ -150,7 +151,8 @@ mod tests {
     fn sixteen_bits_are_refused() {
         let options = TrainingOptions { batch: 2, height: 64, width: 64, stochastic_depth: true, outputs: Vec::new() };
         let model = ModelSpec { backbone: Backbone::MobileNet, variant: Variant::Celeb };
-        let step = training(&model, &options, &|_| true).unwrap();
+        let means = Means { fused: false, ..Means::default() };
+        let step = training_with(&model, &options, &|_| true, means).unwrap();
         let refused = compile_training(&step, Precision::Bf16, &Tuning::default()).unwrap_err();
         assert!(refused.to_string().contains("bf16"), "{refused}");
     }

@@ -8,7 +8,7 @@ use segface::parser::Target;
 use segface::train::cuda::CudaTrainer;
 use segface::train::ours::OurEngine;
 use segface::train::{Engine, EngineChoice, Group, Layout, Recipe, TrainError};
-use segface_codegen::grad::TrainingOptions;
+use segface_codegen::grad::{Means, TrainingOptions};
 use segface_codegen::plan::Precision;
 use segface_kernels::Isa;
 use std::path::Path;
@@ -65,8 +65,18 @@ pub(super) enum EngineName {
 impl EngineName {
     /// What recipes say of it, before anything is measured.
     pub(super) fn choice(self, on_cuda: bool, precision: Precision) -> Result<EngineChoice, TrainError> {
-        if precision != Precision::F32 && !on_cuda {
-            let reason = format!("the CPU trains in f32; --precision {} is for --device cuda", precision.name());
+        let possible: &[Precision] = match self {
+            _ if on_cuda => &[Precision::F32, Precision::Tf32],
+            EngineName::Ours => &[Precision::F32, Precision::Bf16],
+            EngineName::Tch | EngineName::Mixed => &[Precision::F32],
+        };
+        if !possible.contains(&precision) {
+            let possible: Vec<&str> = possible.iter().map(|precision| precision.name()).collect();
+            let reason = format!(
+                "--precision {} is not possible with this --engine and --device, which train in {}",
+                precision.name(),
+                possible.join(" or ")
+            );
             return Err(TrainError::Options(reason));
         }
         match self {
@@ -86,13 +96,16 @@ impl EngineName {
         layout: Layout,
         options: &TrainingOptions,
         threads: usize,
-        cuda: Option<(&Device, Precision)>,
+        means: Means,
+        cuda: Option<&Device>,
     ) -> Result<Started, Error> {
-        if let Some((device, precision)) = cuda {
-            return Ok(Started::Alone(Box::new(CudaTrainer::new(layout, options, device, precision)?)));
+        if let Some(device) = cuda {
+            return Ok(Started::Alone(Box::new(CudaTrainer::new(layout, options, device, means.precision)?)));
         }
         match self {
-            EngineName::Ours => Ok(Started::Alone(Box::new(OurEngine::new(layout, options, threads, Isa::best())?))),
+            EngineName::Ours => {
+                Ok(Started::Alone(Box::new(OurEngine::with(layout, options, threads, Isa::best(), means)?)))
+            }
             #[cfg(feature = "libtorch")]
             EngineName::Tch => {
                 Ok(Started::Alone(Box::new(segface::train::torch::TorchEngine::new(layout, options, threads)?)))
