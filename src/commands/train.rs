@@ -347,7 +347,7 @@ pub(crate) fn run(args: TrainArgs) -> Result<(), Error> {
     drop(graph);
     let mut engine =
         args.engine.start(layout, &step, threads, device.as_ref().map(|device| (device, args.precision)))?;
-    let peak = peak::gflops(Isa::best(), DType::F32) * 1e9 * (threads * place.size) as f64;
+    let peak = peak::gflops(Isa::best(), args.precision.dtype()) * 1e9 * (threads * place.size) as f64;
     let most_images_per_second = device.is_none().then_some(peak * recipe.batch as f64 / flops as f64);
 
     let mut same = DefaultHasher::new();
