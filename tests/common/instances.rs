@@ -1,7 +1,6 @@
 //! Every kernel that the CUDA target generates, under names that people can read and that outlive an edit of a kernel.
 
-use segface_codegen::cuda::{Kernel, Rung, Tuning, compile_training, image_kernels, kernels};
-use segface_codegen::grad::{Means, TrainingOptions, training_with};
+use segface_codegen::cuda::{Kernel, Rung, image_kernels, kernels};
 use segface_codegen::ir::{Graph, Output};
 use segface_codegen::passes::Pass;
 use segface_codegen::plan::{CompileOptions, Precision, optimise};
@@ -245,18 +244,6 @@ pub fn rungs(backbone: Backbone) -> Vec<Case> {
     let disabled = vec![Pass::FuseWindowAttention, Pass::FuseLayerNorm];
     let on = |rung| Case { disabled: disabled.clone(), rung: Some(rung), ..case.clone() };
     vec![on(Rung::Naive), on(Rung::Tiled), Case { rung: Some(Rung::Tiled), ..case.clone() }]
-}
-
-/// The kernels of a training step at 512×512 with four images, everything trained.
-///
-/// # Panics
-/// If it cannot be compiled.
-pub fn training_step(backbone: Backbone, precision: Precision) -> Vec<Kernel> {
-    let spec = ModelSpec { backbone, variant: Variant::Celeb };
-    let options = TrainingOptions { batch: 4, height: 512, width: 512, stochastic_depth: true, outputs: Vec::new() };
-    let step = training_with(&spec, &options, &|_| true, Means { fused: false, ..Means::default() });
-    let program = step.and_then(|step| compile_training(&step, precision, &Tuning::default()));
-    program.unwrap_or_else(|e| panic!("{spec} in {}: {e}", precision.name())).kernels
 }
 
 /// The kernels around networks: for every element type of inputs and number of classes that they are about.

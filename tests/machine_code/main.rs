@@ -3,4 +3,3 @@
 mod concurrent;
 mod sass;
 mod table;
-mod training;
