@@ -35,7 +35,7 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 }
 
 #[test]
-#[ignore = "takes minutes: libtorch's depthwise convolutions in f64 are slow"]
+#[ignore = "takes minutes"]
 fn the_whole_loss_moves_as_the_gradients_say() {
     let spec = ModelSpec { backbone: Backbone::MobileNet, variant: Variant::Celeb };
     let problem = Problem { spec, batch: 1, side: 64, stochastic_depth: true, number: 0 };
