@@ -56,7 +56,10 @@ pub fn compile_training(
         return Err(refused(format!("{} is not a precision that networks are trained in on CUDA", precision.name())));
     }
     let graph = &training.graph;
-    if let Some(node) = graph.nodes.iter().find(|node| matches!(node.op, Op::Backward(BackwardOp::Concat(_)))) {
+    let unknown = |op: &BackwardOp| {
+        matches!(op, BackwardOp::Concat(_) | BackwardOp::MaskHead(_) | BackwardOp::GemmInput { act: Some(_), .. })
+    };
+    if let Some(node) = graph.nodes.iter().find(|node| matches!(&node.op, Op::Backward(op) if unknown(op))) {
         return Err(refused(format!("{} has no gradient on CUDA", node.name)));
     }
     let mut lowering = Lowering::new(graph, precision, None, tuning);

@@ -26,7 +26,7 @@ pub(super) fn backward(l: &mut Lowering<'_>, op: &BackwardOp) {
     match op {
         BackwardOp::Loss(spec) => loss::loss(l, spec),
         BackwardOp::Parameter { len } => elementwise::parameter(l, *len),
-        BackwardOp::GemmInput(spec) => products::input(l, spec),
+        BackwardOp::GemmInput { spec, act: None } => products::input(l, spec),
         BackwardOp::GemmWeight(spec) => products::weight(l, spec),
         BackwardOp::ConvInput(spec) => conv::input(l, spec),
         BackwardOp::ConvWeight(spec) => conv::weight(l, spec),
@@ -47,7 +47,9 @@ pub(super) fn backward(l: &mut Lowering<'_>, op: &BackwardOp) {
         BackwardOp::Attention { spec, shared } => attention::attention(l, spec, *shared),
         BackwardOp::MaskProduct(spec) => attention::mask_product(l, spec),
         BackwardOp::WindowCore(spec) => attention::window_core(l, spec),
-        BackwardOp::Concat(_) => unreachable!("`training` refuses graphs that hold it"),
+        BackwardOp::Concat(_) | BackwardOp::MaskHead(_) | BackwardOp::GemmInput { act: Some(_), .. } => {
+            unreachable!("`compile_training` refuses graphs that hold it")
+        }
     }
 }
 
