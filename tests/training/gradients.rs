@@ -149,7 +149,13 @@ fn gradients_do_not_depend_on_the_arena() {
 
 #[test]
 fn gradients_of_resnet_are_within_twice_libtorchs_f32_error() {
-    check(Backbone::ResNet);
+    // A hundred layers of ReLU: see `check_helen`. Which of the batches is far off depends on the processor that libtorch runs on.
+    check_variant(
+        ModelSpec { backbone: Backbone::ResNet, variant: Variant::Celeb },
+        &[0, 1, 2],
+        2e-6,
+        (Isa::best(), Precision::F32),
+    );
 }
 
 #[test]
