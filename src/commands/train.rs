@@ -13,7 +13,7 @@ use segface::train::{
 use segface::{Backbone, Error, ModelSpec, Variant};
 use segface_codegen::grad::{Means, TrainingOptions, training};
 use segface_codegen::plan::Precision;
-use segface_kernels::{DType, Isa, peak};
+use segface_kernels::{Isa, peak};
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::num::NonZero;
@@ -345,8 +345,9 @@ pub(crate) fn run(args: TrainArgs) -> Result<(), Error> {
     let graph = training(&model, &step, &trained).map_err(EngineError::from)?.graph;
     let flops: u64 = graph.nodes.iter().map(|node| node.flops(&graph)).sum();
     drop(graph);
-    let mut engine =
-        args.engine.start(layout, &step, threads, device.as_ref().map(|device| (device, args.precision)))?;
+    let memory = args.memory.map_or(usize::MAX, |mib| mib.get() << 20);
+    let means = Means { precision: args.precision, memory, ..Means::default() };
+    let mut engine = args.engine.start(layout, &step, threads, means, device.as_ref())?;
     let peak = peak::gflops(Isa::best(), args.precision.dtype()) * 1e9 * (threads * place.size) as f64;
     let most_images_per_second = device.is_none().then_some(peak * recipe.batch as f64 / flops as f64);
 
