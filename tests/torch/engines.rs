@@ -1,7 +1,7 @@
 //! Gradients and losses of every engine against libtorch in f64.
 
-use crate::common::run::{of_run, own_losses, reference_losses};
 use crate::common::{DRAWS, Problem, load, ours, reference};
+use crate::run::{of_run, own_losses, reference_losses};
 use segface::train::torch::{MixedEngine, TorchEngine};
 use segface::train::{Engine, Layout, Role};
 use segface::weights::{Weights, seeded};

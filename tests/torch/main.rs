@@ -4,6 +4,8 @@
 mod common;
 #[path = "../finished.rs"]
 mod finished;
+#[path = "../training/run.rs"]
+mod run;
 #[path = "../data/synthetic.rs"]
 mod synthetic;
 

@@ -1,8 +1,6 @@
 //! One problem for our engine and for libtorch.
 
 #[path = "run.rs"]
-pub(crate) mod run;
-
 use segface::data::Batch;
 use segface::train::ours::OurEngine;
 use segface::train::{Draws, Engine, Layout, Loss, Role};

@@ -4,5 +4,6 @@ mod common;
 mod differences;
 mod gradients;
 mod kernels;
+mod run;
 mod speed;
 mod steps;

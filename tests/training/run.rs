@@ -1,6 +1,6 @@
 //! A run of some steps of a MobileNet by any engine, and by libtorch with an optimizer of its own.
 
-use super::{DRAWS, Problem};
+use crate::common::{DRAWS, Problem};
 use segface::train::{Draws, Engine};
 use segface::weights::Weights;
 use segface_codegen::{Backbone, ModelSpec, Variant};

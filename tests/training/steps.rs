@@ -1,6 +1,6 @@
 //! Runs of some steps: the same weights, batches and optimizer in our engine and in libtorch.
 
-use crate::common::run::{of_run, own_losses, reference_losses};
+use crate::run::{of_run, own_losses, reference_losses};
 use segface::weights::seeded;
 use tch::Kind;
 
