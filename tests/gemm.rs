@@ -112,7 +112,7 @@ fn check_plain<T: Element>(problem: &Problem) -> Result<(), Failure> {
         if sloped {
             let before = before.tensor(kind).set_requires_grad(true);
             let gradients = Tensor::run_backward(&[&before.gelu("none").sum(kind)], &[&before], false, false);
-            product = product * &gradients[0];
+            product *= &gradients[0];
         }
         numbers.reference(kind, &product)
     };

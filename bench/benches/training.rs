@@ -265,14 +265,17 @@ fn main() {
     if let Some(engine) = behind("--memory") {
         println!(
             "{}",
-            asked.first().and_then(|case| measure_here(*case, engine, Means { precision, memory })).unwrap_or(0)
+            asked
+                .first()
+                .and_then(|case| measure_here(*case, engine, Means { precision, memory, ..Means::default() }))
+                .unwrap_or(0)
         );
         return;
     }
     for case in if asked.is_empty() { CASES.to_vec() } else { asked } {
         let weights = seeded(case.spec());
         if has("--profile") {
-            let mut ours = Ours::new(case, &weights, threads, Means { precision, memory });
+            let mut ours = Ours::new(case, &weights, threads, Means { precision, memory, ..Means::default() });
             let mut profile = Profile::default();
             ours.step(None);
             ours.step(Some(&mut profile));
@@ -284,7 +287,7 @@ fn main() {
         };
         let mut torch = Torch::new(case, &weights, &factor);
         let mut ours = [Precision::F32, Precision::Bf16]
-            .map(|precision| Ours::new(case, &weights, threads, Means { precision, memory }));
+            .map(|precision| Ours::new(case, &weights, threads, Means { precision, memory, ..Means::default() }));
         let mut times = [Vec::new(), Vec::new(), Vec::new()];
         for round in 0..8 {
             let mut measure = |index: usize, step: &mut dyn FnMut()| {

@@ -1,6 +1,5 @@
 //! One problem for our engine and for libtorch.
 
-#[path = "run.rs"]
 use segface::data::Batch;
 use segface::train::ours::OurEngine;
 use segface::train::{Draws, Engine, Layout, Loss, Role};

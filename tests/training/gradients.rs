@@ -1,6 +1,7 @@
 //! Gradients of whole networks.
 
 use crate::common::{Problem, gradients_are_near, ours};
+use segface::train::Engine;
 use segface::weights::seeded;
 use segface_codegen::grad::Means;
 use segface_codegen::plan::Precision;
