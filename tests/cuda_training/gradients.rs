@@ -1,6 +1,7 @@
 //! Gradients of whole networks, by the rule that the CPU's are judged by.
 
-use crate::common::{Problem, gradients_are_near, load};
+use crate::common::{Problem, load};
+use crate::near::gradients_are_near;
 use segface::train::Layout;
 use segface::train::cuda::CudaTrainer;
 use segface::weights::{Weights, seeded};

@@ -4,4 +4,6 @@ mod checked;
 #[path = "../training/common.rs"]
 mod common;
 mod gradients;
+#[path = "../training/near.rs"]
+mod near;
 mod steps;

@@ -1,6 +1,7 @@
 //! Gradients of whole networks.
 
-use crate::common::{Problem, gradients_are_near, ours};
+use crate::common::{Problem, ours};
+use crate::near::gradients_are_near;
 use segface::train::Engine;
 use segface::weights::seeded;
 use segface_codegen::grad::Means;

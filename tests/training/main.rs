@@ -4,6 +4,7 @@ mod common;
 mod differences;
 mod gradients;
 mod kernels;
+mod near;
 mod run;
 mod speed;
 mod steps;
