@@ -66,6 +66,11 @@ fn it_has_the_losses_of_the_cpu_and_goes_on_to_the_same_bits() {
     assert!((ours[0] - expected[0]).abs() < 1e-5 * expected[0], "{} and {}", ours[0], expected[0]);
     assert!(state(home, "whole") == state(home, "parts"), "a resumed run has another state");
     assert!(state(home, "whole") != state(home, "cpu"), "two engines round alike to the last bit?");
+    // A state is the device's that it is of: on another, the run would not go on to the same bits.
+    let before = state(home, "cpu");
+    let refused = run(home, "cpu", &["--device", "cuda", "--resume", "True"]);
+    assert!(!refused.status.success() && stderr(&refused).contains("engine"), "{}", stderr(&refused));
+    assert!(state(home, "cpu") == before);
 }
 
 #[test]
@@ -73,7 +78,9 @@ fn what_does_not_go_together_is_said() {
     let folder = home();
     for (more, said) in [
         (&["--precision", "tf32"][..], "give --device cuda"),
-        (&["--precision", "f16"], "expected f32 or tf32"),
+        (&["--precision", "f16"], "expected f32, bf16 or tf32"),
+        (&["--precision", "bf16", "--device", "cuda"], "trains in f32 or tf32"),
+        (&["--engine", "tch", "--device", "cuda"], "compute on the CPU"),
         (&["--device", "cuda:all"], "one device"),
         (&["--device", "cuda:7"], "there is no CUDA device 7"),
     ] {

@@ -71,11 +71,12 @@ impl EngineName {
             EngineName::Tch | EngineName::Mixed => &[Precision::F32],
         };
         if !possible.contains(&precision) {
-            let possible: Vec<&str> = possible.iter().map(|precision| precision.name()).collect();
+            let names: Vec<&str> = possible.iter().map(|precision| precision.name()).collect();
+            let hint = if precision == Precision::Tf32 { "; tf32 is CUDA's: give --device cuda" } else { "" };
             let reason = format!(
-                "--precision {} is not possible with this --engine and --device, which train in {}",
+                "--precision {} is none of this --engine on this --device, which trains in {}{hint}",
                 precision.name(),
-                possible.join(" or ")
+                names.join(" or ")
             );
             return Err(TrainError::Options(reason));
         }
