@@ -12,7 +12,7 @@ use crate::Error;
 use crate::data::Batch;
 use crate::engine::EngineError;
 use crate::train::{Entry, TrainError};
-use segface_codegen::grad::{Training as Step, TrainingOptions, batch_norm_momentum};
+use segface_codegen::grad::{Means, Training as Step, TrainingOptions, batch_norm_momentum};
 use segface_codegen::ir::{Node, ValueId};
 use segface_kernels::Isa;
 use segface_reference::{Model, Training};
@@ -179,12 +179,14 @@ struct Pending {
 }
 
 impl MixedEngine {
-    /// As [`OurEngine::new`], with all blocks ours.
+    /// As [`OurEngine::new`], with all blocks ours and no calls put together.
     ///
     /// # Errors
     /// As there.
     pub fn new(layout: Layout, options: &TrainingOptions, threads: usize, isa: Isa) -> Result<Self, Error> {
-        let ours = OurEngine::new(layout, options, threads, isa)?;
+        // Blocks are found in the graph as it is before calls of two of them are put together.
+        let means = Means { fused: false, ..Means::default() };
+        let ours = OurEngine::with(layout, options, threads, isa, means)?;
         set_threads(threads);
         let mut owners = vec![None; ours.training().graph.nodes.len()];
         let blocks = blocks(ours.training())?;
