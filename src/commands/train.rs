@@ -111,7 +111,7 @@ pub(crate) struct TrainArgs {
     /// Threads that compute [default: the processors of this machine, shared out among its processes]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
-    /// Where losses and gradients are computed: cpu, auto, cuda:NUMBER, or cuda for the one of the process's LOCAL_RANK
+    /// Where losses and gradients are computed: cpu, cuda:NUMBER, or cuda for the device of the process's LOCAL_RANK
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     device: On,
     /// Of activations and products: f32, on the CPU also bf16 (weights, their gradients and statistics stay f32), on CUDA also tf32
@@ -248,6 +248,13 @@ impl TrainArgs {
     }
 }
 
+/// Floating-point operations of a step on the CPU, whichever engine does it.
+fn flops(layout: &Layout, step: &TrainingOptions) -> Result<f64, EngineError> {
+    let trained = |name: &str| layout.find(name).is_some_and(|entry| entry.trained);
+    let graph = training(&layout.model(), step, &trained)?.graph;
+    Ok(graph.nodes.iter().map(|node| node.flops(&graph)).sum::<u64>() as f64)
+}
+
 /// A batch norm over one value has no variance: the deepest map must have more than one pixel, or the batch more than one image.
 fn check_batch_norms(recipe: &Recipe) -> Result<(), TrainError> {
     let norms = matches!(recipe.model.backbone, Backbone::MobileNet | Backbone::ResNet | Backbone::EfficientNet);
@@ -341,15 +348,15 @@ pub(crate) fn run(args: TrainArgs) -> Result<(), Error> {
         stochastic_depth: true,
         outputs: Vec::new(),
     };
-    let trained = |name: &str| layout.find(name).is_some_and(|entry| entry.trained);
-    let graph = training(&model, &step, &trained).map_err(EngineError::from)?.graph;
-    let flops: u64 = graph.nodes.iter().map(|node| node.flops(&graph)).sum();
-    drop(graph);
-    let memory = args.memory.map_or(usize::MAX, |mib| mib.get() << 20);
+    let memory = args.memory.map_or(usize::MAX, |mib| mib.get().saturating_mul(1 << 20));
     let means = Means { precision: args.precision, memory, ..Means::default() };
+    let flops = match &device {
+        Some(_) => None,
+        None => Some(flops(&layout, &step)?),
+    };
     let mut engine = args.engine.start(layout, &step, threads, means, device.as_ref())?;
     let peak = peak::gflops(Isa::best(), args.precision.dtype()) * 1e9 * (threads * place.size) as f64;
-    let most_images_per_second = device.is_none().then_some(peak * recipe.batch as f64 / flops as f64);
+    let most_images_per_second = flops.map(|flops| peak * recipe.batch as f64 / flops);
 
     let mut same = DefaultHasher::new();
     serde_json::to_string(&recipe).unwrap_or_default().hash(&mut same);

@@ -81,6 +81,8 @@ fn what_does_not_go_together_is_said() {
         (&["--precision", "f16"], "expected f32, bf16 or tf32"),
         (&["--precision", "bf16", "--device", "cuda"], "trains in f32 or tf32"),
         (&["--engine", "tch", "--device", "cuda"], "compute on the CPU"),
+        (&["--device", "cuda", "--memory", "100"], "leave it out"),
+        (&["--device", "auto"], "say where"),
         (&["--device", "cuda:all"], "one device"),
         (&["--device", "cuda:7"], "there is no CUDA device 7"),
     ] {

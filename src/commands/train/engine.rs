@@ -17,9 +17,9 @@ use std::str::FromStr;
 /// `--device`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum On {
+    /// The CPU.
     Cpu,
-    /// The first CUDA device, if there is one.
-    Auto,
+    /// The CUDA device of that number.
     Cuda(usize),
     /// The CUDA device of the process's number on its machine.
     CudaOfProcess,
@@ -31,7 +31,7 @@ impl FromStr for On {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.parse()? {
             Target::Cpu => Ok(On::Cpu),
-            Target::Auto => Ok(On::Auto),
+            Target::Auto => Err("a state is resumed where it is from, so say where: cpu, cuda or cuda:NUMBER".into()),
             Target::Cuda(_) if text == "cuda" => Ok(On::CudaOfProcess),
             Target::Cuda(ordinal) => Ok(On::Cuda(ordinal)),
             Target::CudaEach(_) => Err("a process trains on one device; start one process for each".into()),
@@ -44,7 +44,6 @@ impl On {
     pub(super) fn open(self, local: usize) -> Result<Option<Device>, EngineError> {
         match self {
             On::Cpu => Ok(None),
-            On::Auto => Ok(Device::open(0).ok()),
             On::Cuda(ordinal) => Ok(Some(Device::open(ordinal)?)),
             On::CudaOfProcess => Ok(Some(Device::open(local)?)),
         }
@@ -92,6 +91,9 @@ impl EngineName {
     }
 
     /// Takes memory and starts threads. `cuda`: not on the CPU.
+    ///
+    /// # Errors
+    /// Also if there is a limit of memory where it would not be kept.
     pub(super) fn start(
         self,
         layout: Layout,
@@ -100,6 +102,10 @@ impl EngineName {
         means: Means,
         cuda: Option<&Device>,
     ) -> Result<Started, Error> {
+        if means.memory != usize::MAX && (cuda.is_some() || self != EngineName::Ours) {
+            let reason = "--memory limits our engine on the CPU; leave it out, or give --engine ours and --device cpu";
+            return Err(TrainError::Options(reason.into()).into());
+        }
         if let Some(device) = cuda {
             return Ok(Started::Alone(Box::new(CudaTrainer::new(layout, options, device, means.precision)?)));
         }
