@@ -5,7 +5,6 @@ use crate::near::gradients_are_near;
 use segface::train::Layout;
 use segface::train::cuda::CudaTrainer;
 use segface::weights::{Weights, seeded};
-use segface_codegen::grad::TrainingOptions;
 use segface_codegen::plan::Precision;
 use segface_codegen::{Backbone, ModelSpec, Variant};
 use segface_tests::cuda::device;
@@ -14,15 +13,9 @@ use tch::Kind;
 
 /// An engine on the device with these weights.
 pub(crate) fn engine(problem: &Problem, weights: &Weights, precision: Precision) -> CudaTrainer {
-    let options = TrainingOptions {
-        batch: problem.batch,
-        height: problem.side,
-        width: problem.side,
-        stochastic_depth: problem.stochastic_depth,
-        outputs: Vec::new(),
-    };
     let layout = Layout::new(problem.spec);
-    let mut engine = CudaTrainer::new(layout, &options, device(), precision).unwrap_or_else(|e| panic!("{e}"));
+    let mut engine =
+        CudaTrainer::new(layout, &problem.options(), device(), precision).unwrap_or_else(|e| panic!("{e}"));
     load(&mut engine, weights);
     engine
 }

@@ -6,4 +6,6 @@ mod common;
 mod gradients;
 #[path = "../training/near.rs"]
 mod near;
+#[path = "../training/run.rs"]
+mod run;
 mod steps;

@@ -2,12 +2,12 @@
 
 use crate::common::{DRAWS, Problem, ours};
 use crate::gradients::engine;
-use segface::train::{Draws, Engine};
+use crate::run::{of_run, own_losses, reference_losses};
+use segface::train::Engine;
 use segface::weights::seeded;
 use segface_codegen::plan::Precision;
 use segface_codegen::{Backbone, ModelSpec, Variant};
-use segface_kernels::adamw::{AdamWOperands, AdamWSpec, cpu::adamw};
-use segface_kernels::{Context, Isa};
+use tch::Kind;
 
 fn problem(number: usize) -> Problem {
     let spec = ModelSpec { backbone: Backbone::MobileNet, variant: Variant::Celeb };
@@ -49,48 +49,17 @@ fn micro_batches_add_up_and_their_factor_counts() {
     assert!(distance(engine.gradients(), &expected) < 1e-6);
 }
 
-/// Losses of some steps of the published recipe's optimizer.
-fn losses(engine: &mut dyn Engine) -> Vec<f64> {
-    let len = engine.layout().parameters_len();
-    let ranges = engine.layout().trained_ranges();
-    let (mut first, mut second) = (vec![0.0; len], vec![0.0; len]);
-    let mut context = Context::new(1, Isa::best());
-    let step = |step: u64| {
-        engine.gradients_mut().fill(0.0);
-        let problem = Problem { side: 64, ..problem(step as usize % 2) };
-        let draws = Draws { step, ..DRAWS };
-        let loss = engine.accumulate(&problem.batch(), draws, 1.0, &mut |_, _| {}).unwrap();
-        let (parameters, gradients) = engine.parameters_and_gradients();
-        let spec = AdamWSpec {
-            learning_rate: 1e-4,
-            betas: [0.9, 0.999],
-            eps: 1e-8,
-            weight_decay: 1e-5,
-            step: step + 1,
-            gradient_scale: 1.0,
-        };
-        for range in &ranges {
-            let operands = AdamWOperands {
-                gradients: &gradients[range.clone()],
-                parameters: &mut parameters[range.clone()],
-                first_moments: &mut first[range.clone()],
-                second_moments: &mut second[range.clone()],
-            };
-            adamw(&mut context, &spec, operands);
-        }
-        loss.total()
-    };
-    (0..3).map(step).collect()
-}
-
 #[test]
-fn three_steps_have_the_losses_of_the_cpu() {
-    let problem = Problem { side: 64, ..problem(0) };
-    let weights = seeded(problem.spec);
-    let own = losses(&mut engine(&problem, &weights, Precision::F32));
-    let expected = losses(&mut problem.engine(&weights, 1));
-    for (step, (own, expected)) in own.iter().zip(&expected).enumerate() {
-        assert!((own - expected).abs() < 1e-5 * expected, "step {step}: {own}, on the CPU {expected}");
+fn three_steps_have_the_losses_of_the_cpu_and_of_libtorch() {
+    const STEPS: u64 = 3;
+    let weights = seeded(of_run(0).spec);
+    let own = own_losses(&mut engine(&of_run(0), &weights, Precision::F32), STEPS);
+    let cpu = own_losses(&mut of_run(0).engine(&weights, 1), STEPS);
+    let truth = reference_losses(&weights, Kind::Double, STEPS);
+    for (step, own) in own.iter().enumerate() {
+        for expected in [cpu[step], truth[step]] {
+            assert!((own - expected).abs() < 1e-5 * expected, "step {step}: {own}, expected {expected}");
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use tch::{Kind, Tensor};
 const FACTOR: f64 = 2.0;
 
 /// Share of all gradients below which a true gradient in f64 is zero but for rounding: a bias that a softmax or a batch norm behind it takes out
-/// again. It is judged by its share of all, or by libtorch's rounding where that is more (in bf16).
+/// again. It may be half a unit in the last place of all, or twice libtorch's rounding where that is more (in bf16).
 const NOTHING: f64 = 1e-12;
 
 /// Errors of both engines for one network.
@@ -57,7 +57,7 @@ fn table(engine: &mut dyn Engine, problem: &Problem, weights: &Weights, kind: Ki
     let all = squares[2].sqrt();
     for (name, size, own, peer) in &errors {
         let nothing = *size < NOTHING * all;
-        let share = floor.min(2e-6) * all / size;
+        let share = f64::from(f32::EPSILON) / 2.0 * all / size;
         let allowed = if nothing { share.max(FACTOR * peer) } else { FACTOR * peer.max(whole[1]) + floor };
         if *own > allowed {
             worse.push(format!("{name}: {own:.2e}, libtorch {peer:.2e}"));

@@ -83,7 +83,7 @@ fn bytes_that_are_forgotten_are_forgotten_of_all() {
 }
 
 /// Accesses of a few warps and blocks of three launches to words of a line, with a meaning of "before" that has all cases in it: the
-/// conflicts found and what is noted are the same with and without the short way, and it is taken.
+/// conflicts found are the same with and without the short way, and it is taken.
 #[test]
 fn the_short_way_finds_what_the_long_one_finds() {
     let mut random = 1u64;
