@@ -1,13 +1,17 @@
 //! `segface data`: folders of labelled faces.
 
 use clap::Subcommand;
+use super::train::Augment;
 use indicatif::{ProgressBar, ProgressStyle};
 use segface::data::{
     Dataset, FolderReport, Loader, LoaderOptions, Preparation, Split, check_folder, dataset_named, recognise_folder,
 };
 use segface::parser::default_threads;
 use segface::{Error, Variant};
-use segface_kernels::Isa;
+use segface::eval::sample_sheet;
+use segface::image::write_output;
+use segface::train::Variation;
+use segface_kernels::{Context, Isa};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -28,6 +32,7 @@ pub(crate) struct DataArgs {
 #[derive(Subcommand)]
 enum DataCommand {
     Check(CheckArgs),
+    Show(ShowArgs),
     Speed(SpeedArgs),
 }
 
@@ -41,6 +46,34 @@ struct CheckArgs {
     /// Threads [default: one per processor of this process]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
+}
+
+/// Draw samples as a network is shown them in training: image and labels, several epochs of each beside each other
+#[derive(clap::Args)]
+struct ShowArgs {
+    #[command(flatten)]
+    folder: FolderArgs,
+    /// Which split
+    #[arg(long, default_value = "train")]
+    split: Split,
+    /// Side of the network's input
+    #[arg(long, value_name = "PIXELS", default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    size: u16,
+    /// How images are varied, as in `segface train`
+    #[arg(long, value_enum, default_value = "published")]
+    augment: Augment,
+    /// Seed of that
+    #[arg(long, default_value_t = 32)]
+    seed: u64,
+    /// Images, the first of the split
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u16).range(1..=64))]
+    images: u16,
+    /// Epochs
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    epochs: u16,
+    /// The picture, a PNG
+    #[arg(long, short, value_name = "FILE")]
+    out: PathBuf,
 }
 
 /// Measure how many images per second the loader makes ready, to see whether it keeps up with a network
@@ -83,6 +116,7 @@ impl FolderArgs {
 pub(crate) fn run(args: DataArgs) -> Result<(), Error> {
     match args.command {
         DataCommand::Check(args) => check(&args),
+        DataCommand::Show(args) => show(&args),
         DataCommand::Speed(args) => speed(&args),
     }
 }
@@ -130,6 +164,23 @@ fn write_report(out: &mut dyn Write, folder: &Path, report: &FolderReport) -> st
     }
     writeln!(out, "\nwrong:")?;
     report.problems.iter().try_for_each(|problem| writeln!(out, "  {problem}"))
+}
+
+fn show(args: &ShowArgs) -> Result<(), Error> {
+    let variant = args.folder.dataset()?;
+    let dataset = Dataset::open(variant, &args.folder.folder, args.split)?;
+    let size = usize::from(args.size);
+    let preparation = Variation::from(args.augment).preparation(&dataset, (size, size), args.seed);
+    let mut ctx = Context::new(default_threads(), Isa::best());
+    let mut rows = Vec::new();
+    for index in 0..dataset.len().min(usize::from(args.images)) {
+        let epochs = 0..u64::from(args.epochs);
+        let samples = epochs.map(|epoch| preparation.sample(&mut ctx, &dataset, epoch, index));
+        rows.push((dataset.name(index), samples.collect::<Result<Vec<_>, _>>()?));
+    }
+    let sheet = sample_sheet(&rows, size, variant);
+    write_output(&args.out, |out| sheet.encode(out))?;
+    Ok(())
 }
 
 fn speed(args: &SpeedArgs) -> Result<(), Error> {

@@ -8,7 +8,7 @@ use segface::data::{Dataset, Split, dataset_named, folder_in};
 use segface::engine::EngineError;
 use segface::parser::default_threads;
 use segface::train::{
-    Decay, EngineChoice, Layout, Place, Recipe, RunOptions, Schedule, Start, Summary, TrainError, connect, train,
+    Decay, EngineChoice, Layout, Place, Recipe, RunOptions, Schedule, Start, Summary, TrainError, Variation, connect, train,
 };
 use segface::{Backbone, Error, ModelSpec, Variant};
 use segface_codegen::grad::{Means, TrainingOptions, training};
@@ -102,6 +102,10 @@ pub(crate) struct TrainArgs {
     /// Go on from the state in the run's folder
     #[arg(long, num_args = 0..=1, default_value = "false", default_missing_value = "true", value_parser = truth)]
     resume: bool,
+    /// How images are varied: as published (LaPa's by random affine maps, the others not at all), or strongly (mirror, affine map, other
+    /// backgrounds, light, colours, blur, noise), for networks that shall do on photographs what they learned on few or rendered faces
+    #[arg(long, value_enum, default_value = "published")]
+    augment: Augment,
     /// Seed of shuffles, augmentation, stochastic depth and random weights
     #[arg(long, default_value_t = 32)]
     seed: u64,
@@ -154,6 +158,22 @@ pub(crate) struct TrainArgs {
     /// Folder of all runs, below LOG_PATH
     #[arg(long, visible_alias = "ckpt-path", value_name = "FOLDER", default_value = "ckpts")]
     ckpt_path: PathBuf,
+}
+
+/// `--augment`
+#[derive(Clone, Copy, ValueEnum)]
+pub(super) enum Augment {
+    Published,
+    Strong,
+}
+
+impl From<Augment> for Variation {
+    fn from(augment: Augment) -> Variation {
+        match augment {
+            Augment::Published => Variation::Published,
+            Augment::Strong => Variation::Strong,
+        }
+    }
 }
 
 /// `--transport`
@@ -241,6 +261,7 @@ impl TrainArgs {
             ema: self.ema,
             freeze_backbone: self.freeze_backbone,
             precision: self.precision,
+            augment: self.augment.into(),
             seed: self.seed,
             engine,
             ..published

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | which images a split has | [`Dataset::open`], [`Split`] |
 //! | one image with its labels and landmarks, as stored | [`Dataset::read`], [`Raw`] |
-//! | augmented, cropped, resized, normalised | [`Preparation::sample`], [`Sample`], [`RandomAffine`] |
+//! | augmented, cropped, resized, normalised | [`Preparation::sample`], [`Sample`], [`Augmentation`] |
 //! | which rank sees what in which epoch | [`Sampler`] |
 //! | batches, prefetched by several threads | [`Loader`], [`Batches`], [`Batch`] |
 //! | everything that is wrong with a folder | [`check_folder`], [`FolderReport`] |
@@ -31,7 +31,7 @@
 //! Sample `i` of epoch `e` is the same bits whatever the number of threads, ranks, and where a run was resumed: random numbers are
 //! a function of (seed, epoch, index). To resume in the middle of an epoch, leave out the indices that were used already.
 
-mod affine;
+mod augment;
 mod celeb;
 mod check;
 mod dataset;
@@ -46,7 +46,7 @@ mod prepare;
 mod random;
 mod sampler;
 
-pub use affine::{Affine, RandomAffine};
+pub use augment::{Affine, Augmentation, RandomAffine};
 pub use check::{FolderReport, SplitReport, check_folder};
 pub use dataset::{Dataset, Raw, Split, dataset_named, folder_in, recognise_folder};
 pub use error::DataError;

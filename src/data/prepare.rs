@@ -3,7 +3,8 @@
 use super::labels::resize_nearest;
 use super::landmarks::five_points;
 use super::random::SampleRandom;
-use super::{Affine, DataError, Dataset, RandomAffine, Raw, Split};
+use super::augment::Look;
+use super::{Affine, Augmentation, DataError, Dataset, RandomAffine, Raw, Split};
 use crate::image::{Format, Photo};
 use segface_codegen::Variant;
 use segface_kernels::Context;
@@ -14,9 +15,9 @@ use segface_kernels::image::{FaceWarp, Layout, Resampler, Window};
 pub struct Preparation {
     /// Width and height of the network's input. The aspect ratio is not kept.
     pub size: (usize, usize),
-    /// Random affine maps, if any.
-    pub augment: Option<RandomAffine>,
-    /// Seed of these.
+    /// How images are varied.
+    pub augment: Augmentation,
+    /// Seed of that.
     pub seed: u64,
     /// Whether images are warped by the face's landmarks, as LaPa's networks want it. Labels never are: the network's logits are
     /// un-warped before they meet them.
@@ -26,13 +27,20 @@ pub struct Preparation {
 impl Preparation {
     /// Images as they are, for evaluation by a network of `variant`.
     pub fn plain(variant: Variant, size: (usize, usize)) -> Self {
-        Self { size, augment: None, seed: 0, warp: variant.warps() }
+        Self { size, augment: Augmentation::Nothing, seed: 0, warp: variant.warps() }
+    }
+
+    /// [`Augmentation::Strong`] for the train split, nothing elsewhere.
+    pub fn strong(dataset: &Dataset, size: (usize, usize), seed: u64) -> Self {
+        let augment = if dataset.split() == Split::Train { Augmentation::Strong } else { Augmentation::Nothing };
+        Self { augment, seed, ..Self::plain(dataset.variant(), size) }
     }
 
     /// The published augmentation: random affine maps for LaPa's train split, nothing elsewhere.
     pub fn published(dataset: &Dataset, size: (usize, usize), seed: u64) -> Self {
         let augmented = dataset.variant() == Variant::Lapa && dataset.split() == Split::Train;
-        Self { augment: augmented.then_some(RandomAffine::LAPA), seed, ..Self::plain(dataset.variant(), size) }
+        let augment = if augmented { Augmentation::Affine(RandomAffine::LAPA) } else { Augmentation::Nothing };
+        Self { augment, seed, ..Self::plain(dataset.variant(), size) }
     }
 }
 
@@ -57,8 +65,9 @@ impl Preparation {
     /// As [`Dataset::read`], and when landmarks define no warp.
     pub fn sample(&self, ctx: &mut Context, dataset: &Dataset, epoch: u64, index: usize) -> Result<Sample, DataError> {
         let raw = dataset.read(index)?;
-        let affine = self.augment.map(|ranges| ranges.draw(&mut SampleRandom::new(self.seed, epoch, index)));
-        self.prepare(ctx, dataset, index, raw, affine)
+        let mut random = SampleRandom::new(self.seed, epoch, index);
+        let (affine, look) = self.augment.draw(&mut random, (raw.photo.width, raw.photo.height));
+        self.finish(ctx, dataset, index, raw, affine, look)
     }
 
     /// Prepares image `index` of `dataset`, as it was read, under an affine map of the caller's choice. `augment` and `seed` play no part.
@@ -73,12 +82,24 @@ impl Preparation {
         raw: Raw,
         affine: Option<Affine>,
     ) -> Result<Sample, DataError> {
+        self.finish(ctx, dataset, index, raw, affine, None)
+    }
+
+    fn finish(
+        &self,
+        ctx: &mut Context,
+        dataset: &Dataset,
+        index: usize,
+        raw: Raw,
+        affine: Option<Affine>,
+        look: Option<Look>,
+    ) -> Result<Sample, DataError> {
         let Raw { mut photo, mut labels, landmarks, window } = raw;
         let stored = (photo.width, photo.height);
         if let Some(affine) = &affine {
             let pixels = affine.image(&photo.pixels, photo.width, photo.height);
             photo = Photo { pixels, format: Format::Png, ..photo };
-            labels = affine.labels(&labels);
+            labels = affine.at_scale(labels.width as f64 / stored.0 as f64).labels(&labels);
         }
         let (width, height) = self.size;
         let mut image = vec![0f32; 3 * width * height];
@@ -89,10 +110,13 @@ impl Preparation {
             Variant::Celeb => Window::whole(labels.width, labels.height),
             _ => window,
         };
-        let labels = resize_nearest(&labels, label_window, self.size);
+        let mut labels = resize_nearest(&labels, label_window, self.size);
         let mut points = [[0.0; 2]; 5];
         if !landmarks.is_empty() {
             points = five_points(dataset.variant(), &landmarks, stored, affine.as_ref(), window, self.size);
+        }
+        if let Some(look) = look {
+            look.apply(&mut image, &mut labels, &mut points, self.size, dataset.variant());
         }
         if !self.warp {
             return Ok(Sample { image, labels, points, warp: None });

@@ -17,25 +17,37 @@ pub(crate) fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
 }
 
 /// The random numbers of one sample in one epoch.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SampleRandom {
     key: [u32; 2],
     epoch: u32,
     index: u32,
+    /// Keeps sequences of one sample apart.
+    branch: u32,
     draws: u32,
 }
 
 impl SampleRandom {
     /// Numbers for sample `index` of `epoch` under `seed`. Epochs and indices beyond 2³² wrap.
     pub(super) fn new(seed: u64, epoch: u64, index: usize) -> Self {
-        Self { key: [seed as u32, (seed >> 32) as u32], epoch: epoch as u32, index: index as u32, draws: 0 }
+        Self { key: [seed as u32, (seed >> 32) as u32], epoch: epoch as u32, index: index as u32, branch: 0, draws: 0 }
+    }
+
+    /// Numbers of the same sample that have nothing to do with these, and do not depend on how many of these were drawn.
+    pub(super) fn branch(&self, branch: u32) -> Self {
+        Self { branch, draws: 0, ..*self }
+    }
+
+    /// The next four words.
+    pub(super) fn words(&mut self) -> [u32; 4] {
+        let words = philox([self.draws, self.index, self.epoch, self.branch], self.key);
+        self.draws += 1;
+        words
     }
 
     /// The next number in [0, 1), of 53 bits.
     fn unit(&mut self) -> f64 {
-        // The last word keeps augmentation apart from whatever else may be drawn for the same sample.
-        let [a, b, ..] = philox([self.draws, self.index, self.epoch, 0], self.key);
-        self.draws += 1;
+        let [a, b, ..] = self.words();
         ((u64::from(a) << 32 | u64::from(b)) >> 11) as f64 * 2f64.powi(-53)
     }
 

@@ -13,6 +13,6 @@ mod run;
 mod scores;
 
 pub use confusion::Confusion;
-pub use picture::{Shown, confusion_picture, worst_sheet};
+pub use picture::{Shown, confusion_picture, sample_sheet, worst_sheet};
 pub use run::{Evaluation, ImageScore, evaluate, same_classes, show};
 pub use scores::{ClassScore, MergedScore, Scores};

@@ -1,10 +1,11 @@
 //! Pictures of an evaluation.
 
 use super::Confusion;
-use crate::data::IGNORE;
+use crate::data::{IGNORE, Sample};
 use crate::drawing::{CHARACTER_HEIGHT, Canvas, text_width};
 use crate::image::palette;
 use segface_codegen::Variant;
+use segface_kernels::image::{MEAN, STD};
 
 const WHITE: [u8; 3] = [255; 3];
 const INK: [u8; 3] = [25, 25, 30];
@@ -99,12 +100,6 @@ pub fn worst_sheet(shown: &[Shown], dataset: Variant, title: &str) -> Canvas {
         let (x, y) = (GAP + place % ACROSS * group, header + place / ACROSS * (line + side + GAP));
         let caption = format!("{}  F1 {:.1}", image.name, 100.0 * image.mean_f1);
         canvas.text(x, y, &caption, 2, INK);
-        let painted = |labels: &[u8]| -> Vec<u8> {
-            labels
-                .iter()
-                .flat_map(|&label| if label == IGNORE { [128; 3] } else { colors[usize::from(label)] })
-                .collect()
-        };
         let mistakes: Vec<u8> = image
             .truth
             .iter()
@@ -115,7 +110,7 @@ pub fn worst_sheet(shown: &[Shown], dataset: Variant, title: &str) -> Canvas {
                 _ => colors[usize::from(prediction)].map(|channel| channel / 4 * 3),
             })
             .collect();
-        let tiles = [image.photo.clone(), painted(&image.truth), painted(&image.prediction), mistakes];
+        let tiles = [image.photo.clone(), painted(&image.truth, &colors), painted(&image.prediction, &colors), mistakes];
         for (column, pixels) in tiles.iter().enumerate() {
             let (tile, width, height) = shrink(pixels, image.width, image.height, side);
             canvas.image(x + column * (side + 2), y + line, &tile, width, height);
@@ -131,6 +126,37 @@ pub fn worst_sheet(shown: &[Shown], dataset: Variant, title: &str) -> Canvas {
             x += legend_width(name);
         }
         y += line;
+    }
+    canvas
+}
+
+/// Labels in the colours of their classes; pixels to ignore are grey.
+fn painted(labels: &[u8], colors: &[[u8; 3]]) -> Vec<u8> {
+    let paint = |&label: &u8| if label == IGNORE { [128; 3] } else { colors[usize::from(label)] };
+    labels.iter().flat_map(paint).collect()
+}
+
+/// Samples of `side` pixels as a network is shown them: a row of image and labels side by side for each name.
+pub fn sample_sheet(rows: &[(String, Vec<Sample>)], side: usize, dataset: Variant) -> Canvas {
+    const GAP: usize = 8;
+    const TILE: usize = 192;
+    let colors = palette(dataset);
+    let tile = side.min(TILE);
+    let (group, line) = (2 * (tile + 2) + GAP, CHARACTER_HEIGHT * 2 + GAP);
+    let across = rows.iter().map(|(_, samples)| samples.len()).max().unwrap_or(0);
+    let mut canvas = Canvas::new(GAP + across * group, GAP + rows.len() * (line + tile + GAP), WHITE);
+    for (row, (name, samples)) in rows.iter().enumerate() {
+        let y = GAP + row * (line + tile + GAP);
+        canvas.text(GAP, y, name, 2, INK);
+        for (column, sample) in samples.iter().enumerate() {
+            let x = GAP + column * group;
+            let byte = |(i, &value): (usize, &f32)| (255.0 * (value * STD[i % 3] + MEAN[i % 3])).round() as u8;
+            let photo: Vec<u8> = sample.image.iter().enumerate().map(byte).collect();
+            for (part, pixels) in [photo, painted(&sample.labels, &colors)].iter().enumerate() {
+                let (small, width, height) = shrink(pixels, side, side, tile);
+                canvas.image(x + part * (tile + 2), y + line, &small, width, height);
+            }
+        }
     }
     canvas
 }

@@ -45,7 +45,7 @@ pub use group::{Chain, Group, Link, Place, connect};
 pub use initial::{Arrays, initial};
 pub use layout::{ALIGNMENT, Entry, Layout, Role};
 pub use log::{LOG, Line};
-pub use options::{EngineChoice, Recipe, RunOptions, Start};
+pub use options::{EngineChoice, Recipe, RunOptions, Start, Variation};
 pub use run::{Summary, train};
 pub use schedule::{Decay, Schedule};
 pub use state::{PREVIOUS, STATE, State, Tally, load, recipe_of};

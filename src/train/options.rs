@@ -1,6 +1,7 @@
 //! What a run is asked for.
 
 use super::{Decay, Schedule};
+use crate::data::{Dataset, Preparation};
 use segface_codegen::plan::Precision;
 use segface_codegen::{ModelSpec, Variant};
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,32 @@ impl EngineChoice {
     /// Whether it is ours, which recipes do not mention.
     fn is_ours(&self) -> bool {
         *self == EngineChoice::Ours
+    }
+}
+
+/// How images are varied (`--augment`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Variation {
+    /// As published: LaPa's by random affine maps, the others not at all.
+    #[default]
+    Published,
+    /// [`crate::data::Augmentation::Strong`].
+    Strong,
+}
+
+impl Variation {
+    /// How samples of `dataset` are prepared for a network of that (width, height).
+    pub fn preparation(self, dataset: &Dataset, size: (usize, usize), seed: u64) -> Preparation {
+        match self {
+            Variation::Published => Preparation::published(dataset, size, seed),
+            Variation::Strong => Preparation::strong(dataset, size, seed),
+        }
+    }
+
+    /// Whether it is the published one, which recipes do not mention.
+    fn is_published(&self) -> bool {
+        *self == Variation::Published
     }
 }
 
@@ -57,6 +84,9 @@ pub struct Recipe {
     pub freeze_backbone: bool,
     /// Element type of activations; parameters, gradients and moments are f32 in any case.
     pub precision: Precision,
+    /// How images are varied.
+    #[serde(default, skip_serializing_if = "Variation::is_published")]
+    pub augment: Variation,
     /// Seed of the shuffles, the augmentation, stochastic depth and of weights that start at random.
     pub seed: u64,
     /// Images of the train split.
@@ -83,6 +113,7 @@ impl Recipe {
             ema: None,
             freeze_backbone: false,
             precision: Precision::F32,
+            augment: Variation::Published,
             seed: 32,
             images,
             engine: EngineChoice::Ours,

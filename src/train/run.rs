@@ -90,6 +90,7 @@ pub fn train(
     let loader = LoaderOptions {
         drop_last: true,
         threads: options.workers,
+        preparation: recipe.augment.preparation(&dataset, size, recipe.seed),
         ..LoaderOptions::training(&dataset, size, recipe.batch, recipe.seed)
     };
     let loader = Loader::new(Arc::clone(&dataset), loader);

@@ -2,7 +2,7 @@
 
 use crate::synthetic;
 use segface::Variant;
-use segface::data::{Batch, Dataset, Loader, LoaderOptions, Preparation, RandomAffine, Sampler, Split, Tail};
+use segface::data::{Augmentation, Batch, Dataset, Loader, LoaderOptions, Preparation, RandomAffine, Sampler, Split, Tail};
 use segface_kernels::{Context, Isa};
 use std::collections::HashSet;
 use std::path::Path;
@@ -92,7 +92,10 @@ fn only_lapas_train_split_is_augmented_unless_asked_for() {
         for split in Split::ALL {
             let dataset = Dataset::open(variant, &root, split).unwrap();
             let published = Preparation::published(&dataset, (SIDE, SIDE), 1);
-            let expected = (variant == Variant::Lapa && split == Split::Train).then_some(RandomAffine::LAPA);
+            let expected = match (variant, split) {
+                (Variant::Lapa, Split::Train) => Augmentation::Affine(RandomAffine::LAPA),
+                _ => Augmentation::Nothing,
+            };
             assert_eq!(published.augment, expected);
             assert_eq!(published.warp, variant == Variant::Lapa);
         }
@@ -100,13 +103,37 @@ fn only_lapas_train_split_is_augmented_unless_asked_for() {
     // Images without landmarks can be augmented too.
     let dataset = Dataset::open(Variant::Celeb, &folder.path().join("c"), Split::Train).unwrap();
     let asked = Preparation {
-        augment: Some(RandomAffine { degrees: 10.0, scale: (0.9, 1.1), shift: 2.0 }),
+        augment: Augmentation::Affine(RandomAffine { degrees: 10.0, scale: (0.9, 1.1), shift: 2.0 }),
         ..Preparation::plain(Variant::Celeb, (SIDE, SIDE))
     };
     let mut ctx = Context::new(1, Isa::best());
     let moved = asked.sample(&mut ctx, &dataset, 0, 0).unwrap();
     let plain = Preparation::plain(Variant::Celeb, (SIDE, SIDE)).sample(&mut ctx, &dataset, 0, 0).unwrap();
     assert!(moved.image != plain.image && moved.labels != plain.labels);
+}
+
+#[test]
+fn strong_augmentation_varies_every_data_set_and_is_the_same_again() {
+    let folder = tempfile::tempdir().unwrap();
+    for (variant, root) in [
+        (Variant::Celeb, synthetic::celeb(&folder.path().join("c"))),
+        (Variant::Helen, synthetic::helen(&folder.path().join("h"))),
+        (Variant::Lapa, synthetic::lapa(&folder.path().join("l"))),
+    ] {
+        let dataset = train(variant, &root);
+        let mut strong = options(&dataset);
+        strong.preparation.augment = Augmentation::Strong;
+        let of = |epoch| samples(&all(&dataset, strong, epoch, &[0, 1, 2]));
+        let first = of(0);
+        assert!(first == of(0));
+        let classes = variant.classes().len();
+        for (again, once) in of(1).iter().zip(&first) {
+            assert!(again.1 != once.1 && again.2 != once.2, "{variant}");
+            assert!(again.2.iter().all(|&label| usize::from(label) < classes));
+            assert!(again.1.iter().all(|value| value.is_finite()));
+            assert_eq!(again.3 == once.3, variant == Variant::Celeb, "{variant} has landmarks, which move");
+        }
+    }
 }
 
 #[test]

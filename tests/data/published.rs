@@ -3,7 +3,7 @@
 use crate::fixtures::Case;
 use crate::synthetic::{write_grey, write_rgb};
 use segface::Variant;
-use segface::data::{Affine, Dataset, Preparation, Split};
+use segface::data::{Affine, Augmentation, Dataset, Preparation, Split};
 use segface::image::LabelMap;
 use segface_kernels::{Context, Isa};
 use std::fs;
@@ -13,7 +13,7 @@ use std::path::Path;
 const SIDE: usize = 192;
 
 fn preparation() -> Preparation {
-    Preparation { size: (SIDE, SIDE), augment: None, seed: 0, warp: false }
+    Preparation { size: (SIDE, SIDE), augment: Augmentation::Nothing, seed: 0, warp: false }
 }
 
 fn contexts() -> impl Iterator<Item = Context> {

@@ -56,9 +56,10 @@ struct GatedRows : Rows<S, K> {
 
 // Rows after a layer norm over k, whatever their source: `Base` says by `at(i, k)` where a chunk of row i lies, null for zeros.
 //
-// The lanes that copy a row first read it once for its moments, about the mean of the row's first columns. These
-// are S::K of the K columns, so (first mean − mean)² is at most K / S::K times the variance and the subtraction below loses no more
-// than a few bits, however large the mean is.
+// The lanes that copy a row first read it for its moments, about the mean of the row's first columns. These are S::K of the K
+// columns, so (first mean − mean)² is at most K / S::K times the variance and the subtraction below loses no more than a few bits,
+// however large the mean is. In f32 those bits count: a second sweep goes about the mean itself, and sums keep what they lose, as
+// the many equal zeros of a patch beyond the map's edge would round the same way every time.
 template <class S, int K, class Base = Rows<S, K>>
 struct NormedRows : Base {
     using E = typename S::E;
@@ -73,31 +74,53 @@ struct NormedRows : Base {
         : Base(base), weight(weight), bias(bias), eps(eps) {}
     __device__ __forceinline__ void prepare(int i, int r) {
         Base::prepare(i, r);
-        const int first = int(threadIdx.x) % S::ROW_CHUNKS * CHUNK<E>;
-        constexpr int STEPS = ceil_divide(K, S::K);
-        float about = 0, sum = 0, squares = 0;
-#pragma unroll 8
-        for (int step = 0; step < STEPS; step++) {
-            const int k = step * S::K + first;
-            const E *at = k < K ? this->at(i, k) : nullptr;
+        float about = 0;
+        if (const E *at = column(0) < K ? this->at(i, column(0)) : nullptr) {
             float values[CHUNK<E>];
-            unpack<E>(at ? load_chunk(at) : zero_chunk(), values);
-            if (step == 0) {
+            unpack<E>(load_chunk(at), values);
 #pragma unroll
-                for (int v = 0; v < CHUNK<E>; v++) about += values[v];
-                about = reduce(about) / float(K < S::K ? K : S::K);
-            }
+            for (int v = 0; v < CHUNK<E>; v++) about += values[v];
+        }
+        about = reduce(about) / float(K < S::K ? K : S::K);
+        if constexpr (sizeof(E) == 4) {
+            const float mean = about + sweep(i, [=](float x, float sum) { return x - about + sum; });
+            const auto square = [=](float x, float sum) { return fmaf(x - mean, x - mean, sum); };
+            scale[i] = rsqrtf(sweep(i, square) + eps);
+            shift[i] = -mean * scale[i];
+        } else {
+            float squares = 0;
+            const float off = sweep(i, [&](float x, float sum) {
+                squares = fmaf(x - about, x - about, squares);
+                return x - about + sum;
+            });
+            scale[i] = rsqrtf(fmaxf(reduce(squares) / float(K) - off * off, 0.0f) + eps);
+            shift[i] = -(about + off) * scale[i];
+        }
+    }
+    // This thread's first column of a step.
+    static __device__ __forceinline__ int column(int step) { return step * S::K + int(threadIdx.x) % S::ROW_CHUNKS * CHUNK<E>; }
+    // The mean over row i of what `add` adds to a sum for each number.
+    template <class Add>
+    __device__ __forceinline__ float sweep(int i, const Add &add) const {
+        float sum = 0, lost = 0;
+#pragma unroll 8
+        for (int step = 0; step < ceil_divide(K, S::K); step++) {
+            const int k = column(step);
             if (K % S::K != 0 && k >= K) continue;
+            const E *at = this->at(i, k);
+            float values[CHUNK<E>], part = 0;
+            unpack<E>(at ? load_chunk(at) : zero_chunk(), values);
 #pragma unroll
-            for (int v = 0; v < CHUNK<E>; v++) {
-                const float d = values[v] - about;
-                sum += d;
-                squares = fmaf(d, d, squares);
+            for (int v = 0; v < CHUNK<E>; v++) part = add(values[v], part);
+            if constexpr (sizeof(E) == 4) {
+                const float wanted = part - lost, next = sum + wanted;
+                lost = next - sum - wanted;
+                sum = next;
+            } else {
+                sum += part;
             }
         }
-        sum = reduce(sum) / float(K);
-        scale[i] = rsqrtf(fmaxf(reduce(squares) / float(K) - sum * sum, 0.0f) + eps);
-        shift[i] = -(about + sum) * scale[i];
+        return reduce(sum) / float(K);
     }
     static __device__ __forceinline__ float reduce(float x) {
 #pragma unroll

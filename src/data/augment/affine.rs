@@ -1,6 +1,6 @@
 //! LaPa's random affine map of image, labels and landmarks, as torchvision's `F.affine` does it on Pillow images.
 
-use super::random::SampleRandom;
+use crate::data::random::SampleRandom;
 use crate::image::LabelMap;
 
 /// The ranges of a random affine map; each value is uniform.
@@ -75,6 +75,11 @@ impl Affine {
             }
         }
         out
+    }
+
+    /// The same map of the same picture at `factor` times its size.
+    pub(in crate::data) fn at_scale(self, factor: f64) -> Affine {
+        Affine { shift: self.shift.map(|shift| shift * factor), ..self }
     }
 
     /// A label map mapped by Pillow's nearest transform, which steps in 16.16 fixed point.
