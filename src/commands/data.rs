@@ -1,16 +1,16 @@
 //! `segface data`: folders of labelled faces.
 
-use clap::Subcommand;
 use super::train::Augment;
+use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressStyle};
 use segface::data::{
     Dataset, FolderReport, Loader, LoaderOptions, Preparation, Split, check_folder, dataset_named, recognise_folder,
 };
-use segface::parser::default_threads;
-use segface::{Error, Variant};
 use segface::eval::sample_sheet;
 use segface::image::write_output;
+use segface::parser::default_threads;
 use segface::train::Variation;
+use segface::{Error, Variant};
 use segface_kernels::{Context, Isa};
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -8,7 +8,8 @@ use segface::data::{Dataset, Split, dataset_named, folder_in};
 use segface::engine::EngineError;
 use segface::parser::default_threads;
 use segface::train::{
-    Decay, EngineChoice, Layout, Place, Recipe, RunOptions, Schedule, Start, Summary, TrainError, Variation, connect, train,
+    Decay, EngineChoice, Layout, Place, Recipe, RunOptions, Schedule, Start, Summary, TrainError, Variation, connect,
+    train,
 };
 use segface::{Backbone, Error, ModelSpec, Variant};
 use segface_codegen::grad::{Means, TrainingOptions, training};

@@ -53,5 +53,4 @@ pub use error::DataError;
 pub use labels::IGNORE;
 pub use loader::{Batch, Batches, Loader, LoaderOptions};
 pub use prepare::{Preparation, Sample};
-pub(crate) use random::philox;
 pub use sampler::{Sampler, Tail};

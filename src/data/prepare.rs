@@ -1,9 +1,9 @@
 //! From a stored image to what a network is shown.
 
+use super::augment::Look;
 use super::labels::resize_nearest;
 use super::landmarks::five_points;
 use super::random::SampleRandom;
-use super::augment::Look;
 use super::{Affine, Augmentation, DataError, Dataset, RandomAffine, Raw, Split};
 use crate::image::{Format, Photo};
 use segface_codegen::Variant;

@@ -110,7 +110,8 @@ pub fn worst_sheet(shown: &[Shown], dataset: Variant, title: &str) -> Canvas {
                 _ => colors[usize::from(prediction)].map(|channel| channel / 4 * 3),
             })
             .collect();
-        let tiles = [image.photo.clone(), painted(&image.truth, &colors), painted(&image.prediction, &colors), mistakes];
+        let tiles =
+            [image.photo.clone(), painted(&image.truth, &colors), painted(&image.prediction, &colors), mistakes];
         for (column, pixels) in tiles.iter().enumerate() {
             let (tile, width, height) = shrink(pixels, image.width, image.height, side);
             canvas.image(x + column * (side + 2), y + line, &tile, width, height);

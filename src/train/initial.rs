@@ -2,9 +2,9 @@
 
 use super::{Layout, Role, Start, TrainError};
 use crate::Error;
-use crate::data::philox;
 use crate::weights::{Checkpoint, Hints, Tensor};
 use segface_codegen::Backbone;
+use segface_kernels::stochastic_depth::philox;
 use std::collections::BTreeMap;
 use std::f64::consts::TAU;
 

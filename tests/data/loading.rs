@@ -2,7 +2,9 @@
 
 use crate::synthetic;
 use segface::Variant;
-use segface::data::{Augmentation, Batch, Dataset, Loader, LoaderOptions, Preparation, RandomAffine, Sampler, Split, Tail};
+use segface::data::{
+    Augmentation, Batch, Dataset, Loader, LoaderOptions, Preparation, RandomAffine, Sampler, Split, Tail,
+};
 use segface_kernels::{Context, Isa};
 use std::collections::HashSet;
 use std::path::Path;

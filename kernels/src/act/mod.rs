@@ -12,6 +12,22 @@ use crate::simd::{Kernel, Vector, dispatch};
 use crate::{DType, Element, Isa};
 use serde::{Deserialize, Serialize};
 
+/// `$body` with `$name` a constant equal to `$act`: one decision for a whole loop, which is compiled once for each activation.
+macro_rules! with_act {
+    ($act:expr, $name:ident => $body:expr) => {
+        $crate::act::with_act!(@each $act, $name => $body; Identity Relu Gelu Silu HardSwish HardSigmoid Sigmoid)
+    };
+    (@each $act:expr, $name:ident => $body:expr; $($each:ident)*) => {
+        match $act {
+            $($crate::act::Act::$each => {
+                const $name: $crate::act::Act = $crate::act::Act::$each;
+                $body
+            })*
+        }
+    };
+}
+pub(crate) use with_act;
+
 /// An elementwise activation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub enum Act {
@@ -58,19 +74,9 @@ impl Act {
     /// [`Act::apply_for`] of several vectors: one decision for all, and independent chains of operations side by side.
     #[inline(always)]
     pub(crate) fn apply_group<T: Element, V: Vector, const N: usize>(self, values: &mut [V; N]) {
-        macro_rules! each {
-            ($($act:ident)*) => {
-                match self {
-                    Act::Identity => {}
-                    $(Act::$act => {
-                        for value in values {
-                            *value = Act::$act.apply_for::<T, V>(*value);
-                        }
-                    })*
-                }
-            };
+        if self != Act::Identity {
+            with_act!(self, ACT => values.iter_mut().for_each(|value| *value = ACT.apply_for::<T, V>(*value)))
         }
-        each!(Relu Gelu Silu HardSwish HardSigmoid Sigmoid)
     }
 
     /// Applies the activation to every value of a slice.

@@ -6,6 +6,7 @@
 
 use super::BatchNormSpec;
 use super::cpu::block_rows;
+use crate::act::with_act;
 use crate::context::{Disjoint, scratch_bytes};
 use crate::gradient::{Gradient, put};
 use crate::rows::{load, store};
@@ -127,26 +128,12 @@ struct Sums<'a, T> {
     sums: &'a mut [f32],
 }
 
-macro_rules! each_act {
-    ($self:ident, $method:ident) => {
-        match $self.norm.act {
-            Act::Identity => $self.$method::<V>(Act::Identity),
-            Act::Relu => $self.$method::<V>(Act::Relu),
-            Act::Gelu => $self.$method::<V>(Act::Gelu),
-            Act::Silu => $self.$method::<V>(Act::Silu),
-            Act::HardSwish => $self.$method::<V>(Act::HardSwish),
-            Act::HardSigmoid => $self.$method::<V>(Act::HardSigmoid),
-            Act::Sigmoid => $self.$method::<V>(Act::Sigmoid),
-        }
-    };
-}
-
 impl<T: Element> Kernel for Sums<'_, T> {
     type Output = ();
 
     #[inline(always)]
     fn run<V: Vector>(self) {
-        each_act!(self, columns)
+        with_act!(self.norm.act, ACT => self.columns::<V>(ACT))
     }
 }
 
@@ -195,7 +182,7 @@ impl<T: Element> Kernel for Input<'_, T> {
 
     #[inline(always)]
     fn run<V: Vector>(self) {
-        each_act!(self, rows)
+        with_act!(self.norm.act, ACT => self.rows::<V>(ACT))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The CPU twin: a pass for the statistics, a pass for the result; blocks of rows are the tasks.
 
 use super::{BatchNormOperands, BatchNormSpec};
+use crate::act::with_act;
 use crate::context::{Disjoint, scratch_bytes};
 use crate::rows::{load, store};
 use crate::simd::{Kernel, Vector, dispatch};
@@ -135,14 +136,7 @@ impl<T: Element> Kernel for Normalise<'_, T> {
 
     #[inline(always)]
     fn run<V: Vector>(self) {
-        macro_rules! each {
-            ($($act:ident)*) => {
-                match self.act {
-                    $(Act::$act => self.rows::<V>(Act::$act),)*
-                }
-            };
-        }
-        each!(Identity Relu Gelu Silu HardSwish HardSigmoid Sigmoid)
+        with_act!(self.act, ACT => self.rows::<V>(ACT))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Gradients of the elementwise operators, on the CPU. An addition's are its result's own, but for an operand that was repeated over
 //! rows ([`sum_repeats`]).
 
+use crate::act::with_act;
 use crate::context::{Disjoint, cut, scratch_bytes};
 use crate::gemm::backward::ColumnSums;
 use crate::gradient::{Gradient, add_partials, put};
@@ -41,14 +42,7 @@ impl<T: Element> Kernel for Derive<'_, T> {
 
     #[inline(always)]
     fn run<V: Vector>(self) {
-        macro_rules! each {
-            ($($act:ident)*) => {
-                match self.act {
-                    $(Act::$act => self.all::<V>(Act::$act),)*
-                }
-            };
-        }
-        each!(Identity Relu Gelu Silu HardSwish HardSigmoid Sigmoid)
+        with_act!(self.act, ACT => self.all::<V>(ACT))
     }
 }
 

@@ -5,6 +5,7 @@
 //! memory once per tile of rows, which are many, and its packed form never gets there.
 
 use super::{GemmSpec, PANEL, Prologue, pack_columns_f32, pack_rows_f32, packed_len, tile};
+use crate::act::with_act;
 use crate::context::{Disjoint, scratch_bytes};
 use crate::epilogue::{self, EpilogueOperands, Region};
 use crate::rows::{load, store};
@@ -121,14 +122,7 @@ impl<T: Element> Kernel for Slope<'_, T> {
 
     #[inline(always)]
     fn run<V: Vector>(self) {
-        macro_rules! each {
-            ($($act:ident)*) => {
-                match self.act {
-                    $(Act::$act => self.all::<V>(Act::$act),)*
-                }
-            };
-        }
-        each!(Identity Relu Gelu Silu HardSwish HardSigmoid Sigmoid)
+        with_act!(self.act, ACT => self.all::<V>(ACT))
     }
 }
 
