@@ -227,6 +227,37 @@ fn half_words_of_lanes_side_by_side_are_told_apart() {
 }
 
 #[test]
+fn a_lane_may_work_on_the_parts_of_its_own_word() {
+    for space in [AccessSpace::Shared, AccessSpace::Global] {
+        for first in [0, 2] {
+            let mut world = World::new(1);
+            let base = if space == AccessSpace::Global { world.range(4096, true) } else { 0 };
+            let halves = |kind, mask, at: u64| {
+                Do::Access(space, kind, mask, 2, Box::new(move |lane| base + lane * 4 + at), Ordering::default())
+            };
+            world.does((0, 0), 1, access(space, Write, move |lane| base + lane * 4));
+            world.does((0, 0), 2, halves(Read, MANY, first));
+            world.does((0, 0), 3, halves(Read, 0xff, 2 - first));
+            world.does((0, 0), 4, access(space, Read, move |lane| base + lane * 4));
+            world.does((0, 0), 5, halves(Write, MANY, 2 - first));
+            assert!(world.found().is_empty(), "{space:?}: {:?}", Findings::global().list());
+            // Its neighbour may not.
+            world.does((0, 0), 6, halves(Read, MANY, first));
+            let next = Do::Access(
+                space,
+                Write,
+                MANY,
+                2,
+                Box::new(move |lane| base + (lane ^ 1) * 4 + first),
+                Ordering::default(),
+            );
+            world.does((0, 0), 7, next);
+            assert_eq!(world.found().len(), 1, "{space:?}");
+        }
+    }
+}
+
+#[test]
 fn lanes_that_write_the_same_place_must_write_the_same() {
     for space in [AccessSpace::Shared, AccessSpace::Global] {
         for same in [true, false] {

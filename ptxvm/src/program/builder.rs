@@ -6,7 +6,7 @@ use crate::{
     machine::op::{NO_SLOT, Op, Slot},
     ptx::ast::{Instruction, Operand, Type},
 };
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 pub(crate) use super::{address::Place, modifiers::Modifiers};
 
@@ -25,6 +25,8 @@ pub(crate) struct Builder<'a> {
     pub(crate) frame_bytes: u32,
     pub(crate) local_variables: u32,
     pub(crate) instructions: Vec<super::InstructionInfo>,
+    /// Numbers of the loads that are but guesses of a compare-and-swap (`super::guess`).
+    pub(super) guesses: HashSet<usize>,
     pub(crate) calls: Vec<super::CallSite>,
     pub(crate) tables: Vec<Vec<Label>>,
     carry: Option<Slot>,
@@ -46,12 +48,18 @@ impl<'a> Builder<'a> {
             frame_bytes: 0,
             local_variables: 0,
             instructions: Vec::new(),
+            guesses: HashSet::new(),
             calls: Vec::new(),
             tables: Vec::new(),
             carry: None,
             reads: Vec::new(),
             writes: Vec::new(),
         }
+    }
+
+    /// Whether the instruction that is decoded is a load whose value a compare-and-swap checks.
+    pub(crate) fn is_guess(&self) -> bool {
+        self.guesses.contains(&(self.instructions.len() - 1))
     }
 
     /// An error about an instruction.

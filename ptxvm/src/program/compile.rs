@@ -6,6 +6,7 @@ use super::{
     builder::Builder,
     draft::{Control, Label},
     flow::{Flow, lay_out},
+    guess,
     link::{Linked, link},
     symbols::{ModuleSymbols, Symbol, VariableLists},
     variables::kernel_params,
@@ -119,6 +120,7 @@ fn compile_function(
     let fixed: Vec<_> = fixed.collect();
 
     if let Some(body) = &function.body {
+        builder.guesses = guess::guesses(body);
         builder.block(body, extra, 0)?;
     }
     // Control that runs off the end leaves the function.

@@ -9,6 +9,7 @@ pub(crate) mod builder;
 mod compile;
 pub(crate) mod draft;
 mod flow;
+mod guess;
 mod link;
 #[cfg(test)]
 mod link_tests;

@@ -49,9 +49,12 @@ struct Compiler {
     /// Folder with libnvrtc.so (else the loader's usual places).
     #[arg(long, env = "PTXVM_NVRTC", value_name = "FOLDER")]
     nvrtc: Option<PathBuf>,
-    /// Folder of headers, for NVRTC.
+    /// Folder of headers, for NVRTC, before the source's own and the toolkit's.
     #[arg(short = 'I', long = "include", value_name = "FOLDER")]
     include: Vec<PathBuf>,
+    /// A further option for NVRTC, such as --device-int128 or -DN=4.
+    #[arg(long, value_name = "OPTION", allow_hyphen_values = true)]
+    nvrtc_option: Vec<String>,
 }
 
 /// What stops the command: a sentence for the user.

@@ -66,8 +66,8 @@ impl Nvrtc {
         Ok((major, minor))
     }
 
-    /// PTX of a CUDA source.
-    pub(crate) fn compile(&self, source: &str, name: &str, compiler: &Compiler) -> Result<String, Failure> {
+    /// PTX of the CUDA source in `file`.
+    pub(crate) fn compile(&self, source: &str, file: &Path, compiler: &Compiler) -> Result<String, Failure> {
         type Create = unsafe extern "C" fn(
             *mut Handle,
             *const c_char,
@@ -86,10 +86,13 @@ impl Nvrtc {
             "--std=c++17".to_owned(),
             "--generate-line-info".to_owned(),
         ];
-        options.extend(compiler.include.iter().map(|folder| format!("--include-path={}", folder.display())));
+        let beside = file.parent().map(|folder| Path::new(".").join(folder));
+        let folders = compiler.include.iter().cloned().chain(beside).chain(headers(compiler.nvrtc.as_deref()));
+        options.extend(folders.map(|folder| format!("--include-path={}", folder.display())));
+        options.extend(compiler.nvrtc_option.iter().cloned());
         let options = options.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>()?;
         let pointers: Vec<_> = options.iter().map(|option| option.as_ptr()).collect();
-        let (source, name) = (CString::new(source)?, CString::new(name)?);
+        let (source, name) = (CString::new(source)?, CString::new(file.display().to_string())?);
         let mut handle: Handle = ptr::null_mut();
         // SAFETY: all strings outlive the calls, and the handle is the library's own.
         unsafe {
@@ -121,4 +124,15 @@ impl Nvrtc {
         };
         Ok(String::from_utf8_lossy(&text).trim_end_matches('\0').to_owned())
     }
+}
+
+/// Folders of the toolkit's headers (`cuda_fp16.h`, `cooperative_groups.h`), beside NVRTC as the toolkit and pip have them, or where the
+/// toolkit usually is.
+fn headers(nvrtc: Option<&Path>) -> Vec<PathBuf> {
+    let beside = ["../include", "../../include", "../../cuda_runtime/include", "../../cuda_cccl/include"];
+    let mut folders: Vec<PathBuf> = nvrtc.iter().flat_map(|folder| beside.map(|path| folder.join(path))).collect();
+    folders.extend(std::env::var_os("CUDA_HOME").map(|home| Path::new(&home).join("include")));
+    folders.push("/usr/local/cuda/include".into());
+    folders.retain(|folder| folder.is_dir());
+    folders
 }

@@ -88,9 +88,7 @@ fn ptx_of(file: &Path, compiler: &Compiler) -> Result<String, Failure> {
     let text = std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
     match file.extension().and_then(|ending| ending.to_str()) {
         Some("ptx") => Ok(text),
-        Some("cu" | "cuh") => {
-            Nvrtc::find(compiler.nvrtc.as_deref())?.compile(&text, &file.display().to_string(), compiler)
-        }
+        Some("cu" | "cuh") => Nvrtc::find(compiler.nvrtc.as_deref())?.compile(&text, file, compiler),
         _ => Err(format!("{}: expected a .ptx or .cu file", file.display()).into()),
     }
 }

@@ -33,7 +33,7 @@ impl<const WORDS: usize> Lanes<'_, WORDS> {
             Packed(whole.0 | 15 << BYTES)
         } else {
             let byte = address as u32 & 3;
-            whole.at(byte, ((1 << self.bytes) - 1) << byte & 15)
+            whole.over(((1 << self.bytes) - 1) << byte & 15)
         };
         ((address / 4) as usize, mine)
     }
@@ -153,7 +153,8 @@ impl SharedShadow {
 
     #[inline(always)]
     fn read_apart<const WORDS: usize>(&mut self, clock: &WarpClock, lanes: &Lanes<'_, WORDS>) -> bool {
-        if lanes.bytes >= 4 && self.all_long_ordered(clock, lanes) {
+        // A word of which parts were read needs a closer look.
+        if lanes.bytes >= 4 && !self.parts && self.all_long_ordered(clock, lanes) {
             self.note_whole_reads(clock, lanes);
             return true;
         }

@@ -77,6 +77,8 @@ pub(crate) struct SharedShadow {
     rows: Vec<Vec<u64>>,
     /// Bytes of each word that have been written.
     written: Vec<u8>,
+    /// The block has accessed parts of words.
+    parts: bool,
     /// Words that copies have been started to, less those that were waited for.
     copying: u64,
     /// Clocks of this use of the shadow start here.
@@ -95,6 +97,7 @@ impl SharedShadow {
         self.newest = self.start;
         self.readers.fill(0);
         self.written.fill(0);
+        self.parts = false;
         if self.copying > 0 {
             // Copies that nobody waited for are above all clocks.
             self.write.fill(0);
@@ -145,7 +148,7 @@ impl SharedShadow {
                 return;
             }
             let bytes = Self::bytes_of(access, word as u32);
-            let mine = whole.at(bytes.trailing_zeros(), bytes);
+            let mine = whole.over(bytes);
             match how {
                 How::Read => self.read(clock, access, word, mine, hits),
                 _ => self.write(clock, access, word, mine, how, hits),
@@ -277,7 +280,7 @@ impl SharedShadow {
             let old = Packed(*entry);
             if old.has(ASYNC) && old.warp() == access.warp && old.site() == mine.site() {
                 let bytes = Self::bytes_of(access, first + word as u32);
-                *entry = mine.at(bytes.trailing_zeros(), bytes).0;
+                *entry = mine.over(bytes).0;
                 self.copying -= 1;
             }
         }

@@ -9,9 +9,10 @@ pub(super) const LANE: u32 = 10;
 pub(super) const BYTES: u32 = 6;
 /// A strong or atomic access.
 pub(super) const STRONG: u64 = 1;
-/// More than one lane has accessed the word.
+/// More than one lane has accessed each of the bytes.
 pub(super) const SEVERAL: u64 = 2;
-/// Lanes of 2 bytes (or, with both bits, of 1) lie side by side in the word; `LANE` is the one at its first byte.
+/// Lanes of 2 bytes (or, with both bits, of 1) lie side by side in the word; `LANE` is the one at its first byte. Without either, all bytes
+/// are one lane's.
 pub(super) const HALVES: u64 = 4;
 pub(super) const QUARTERS: u64 = 8;
 /// A warp-wide instruction: all lanes have met when it is done.
@@ -31,19 +32,25 @@ pub(super) const OWN: u64 = (31 << WARP) | PATTERN | SEVERAL | ASYNC;
 pub(crate) struct Packed(pub(super) u64);
 
 impl Packed {
+    /// By one lane, of no bytes yet.
     pub(super) fn new(access: &SharedAccess, clock: u32) -> Self {
         let mut bits = u64::from(clock) << CLOCK
             | u64::from(access.warp) << WARP
             | u64::from(access.site.min(SITES)) << SITE
             | u64::from(access.lane) << LANE;
-        bits |= match access.bytes {
+        bits |= if access.strong { STRONG } else { 0 };
+        bits |= if access.collective { COLLECTIVE } else { 0 };
+        Self(bits)
+    }
+
+    /// Of a whole word, by lanes side by side from the access's own on.
+    pub(super) fn side_by_side(access: &SharedAccess, clock: u32) -> Self {
+        let pattern = match access.bytes {
             1 => HALVES | QUARTERS,
             2 => HALVES,
             _ => 0,
         };
-        bits |= if access.strong { STRONG } else { 0 };
-        bits |= if access.collective { COLLECTIVE } else { 0 };
-        Self(bits)
+        Self(Self::new(access, clock).0 | pattern | 15 << BYTES)
     }
 
     pub(super) fn clock(self) -> u32 {
@@ -68,7 +75,7 @@ impl Packed {
         (first + self.step(byte)) & 31
     }
 
-    pub(super) fn step(self, byte: u32) -> u32 {
+    fn step(self, byte: u32) -> u32 {
         match self.0 & (HALVES | QUARTERS) {
             HALVES => byte / 2,
             0 => 0,
@@ -84,10 +91,9 @@ impl Packed {
         self.0 & flag != 0
     }
 
-    /// For bytes of one word: the access with the lane moved to where its word begins.
-    pub(super) fn at(self, byte: u32, bytes: u32) -> Self {
-        let lane = ((self.0 >> LANE) as u32).wrapping_sub(self.step(byte)) & 31;
-        Self(self.0 & !(31 << LANE) & !(15 << BYTES) | u64::from(lane) << LANE | u64::from(bytes) << BYTES)
+    /// The same of these bytes of a word.
+    pub(super) fn over(self, bytes: u32) -> Self {
+        Self(self.0 & !(15 << BYTES) | u64::from(bytes) << BYTES)
     }
 
     /// What is kept when `self` comes after `old` in the same row.
@@ -98,11 +104,31 @@ impl Packed {
             return self;
         }
         // The same warp between two synchronisations.
-        let overlap = old.bytes() & self.bytes() != 0;
-        let mut merged = self.0 | old.0 & (15 << BYTES);
-        if old.has(SEVERAL) || (self.0 ^ old.0) & PATTERN != 0 && (overlap || self.bytes() != 15) {
-            merged |= SEVERAL;
+        if (self.0 ^ old.0) & (PATTERN | SEVERAL) == 0 {
+            return self.over(self.bytes() | old.bytes());
         }
-        Self(merged)
+        self.beside(old)
+    }
+
+    /// [`Packed::after`] of other lanes. What several lanes have accessed tells most; beside that, or where the lanes of the bytes have no
+    /// pattern, the rest is forgotten rather than blamed on the wrong lane.
+    fn beside(self, old: Self) -> Self {
+        let shared = |byte: &u32| (self.bytes() & old.bytes()) >> byte & 1 != 0 && old.lane(*byte) != self.lane(*byte);
+        let several = if old.has(SEVERAL) { old.bytes() } else { (0..4).filter(shared).map(|byte| 1 << byte).sum() };
+        if several != 0 {
+            return Self(self.over(several).0 | SEVERAL);
+        }
+        let bytes = self.bytes() | old.bytes();
+        let lane = |byte| if self.bytes() >> byte & 1 != 0 { self.lane(byte) } else { old.lane(byte) };
+        let first = bytes.trailing_zeros();
+        for pattern in [0, HALVES, HALVES | QUARTERS] {
+            let alike = Self(self.over(bytes).0 & !PATTERN | pattern);
+            let from = u64::from(lane(first).wrapping_sub(alike.step(first)) & 31);
+            let alike = Self(alike.0 | from << LANE);
+            if (first..4).all(|byte| bytes >> byte & 1 == 0 || alike.lane(byte) == lane(byte)) {
+                return alike;
+            }
+        }
+        self
     }
 }

@@ -3,7 +3,7 @@
 
 use super::{
     Hit, How, SharedAccess, SharedShadow,
-    packed::{BYTES, CLOCK, LANE, OWN, PATTERN, Packed, SEVERAL, SITE, SITES, STRONG},
+    packed::{BYTES, CLOCK, HALVES, LANE, OWN, PATTERN, Packed, QUARTERS, SEVERAL, SITE, SITES, STRONG},
 };
 use crate::{
     machine::op::{Tier, tier},
@@ -78,6 +78,14 @@ fn look_at_all(run: &Run, writes: &mut [u64]) -> (u64, u64) {
     found.get()
 }
 
+/// Whether some bytes of a word are read by a lane that has read them already and others not: [`Packed::after`] tells them apart.
+#[inline(always)]
+fn merges_parts(mine: u64, old: u64) -> bool {
+    const WHOLE: u64 = 15 << BYTES;
+    let alike = (mine ^ old) & (HALVES | QUARTERS) == 0 || old & SEVERAL != 0;
+    (mine ^ old) & KEY == 0 && !(alike && old & WHOLE == WHOLE)
+}
+
 #[inline(always)]
 fn note_reads<const N: usize>(run: &Run, at: usize, row: &mut [u64; N]) {
     for (word, old) in row.iter_mut().enumerate() {
@@ -105,6 +113,9 @@ fn read_run(shadow: &mut SharedShadow, run: &Run) -> bool {
         return false;
     }
     let row = &mut shadow.rows[run.warp][range.clone()];
+    if shadow.parts && row.iter().enumerate().any(|(word, old)| merges_parts(run.mine(word), *old)) {
+        return false;
+    }
     fours(row, |at, row| note_reads(run, at, row), |at, row| note_reads(run, at, row));
     let (bit, now) = (1 << run.warp, run.now);
     let readers = &mut shadow.readers[range.clone()];
@@ -202,6 +213,7 @@ impl SharedShadow {
         hits: &mut Vec<Hit>,
     ) {
         self.grow_row(one.warp);
+        self.parts |= one.bytes < 4;
         let (bytes, vectors) = (u64::from(one.bytes), how != How::Atomic && !one.strong && one.bytes.is_power_of_two());
         let (in_a_row, alike) = neighbours(addresses, bytes);
         // Lanes that go with their right neighbour.
@@ -229,7 +241,7 @@ impl SharedShadow {
                 let run = Run {
                     first: start as usize / 4,
                     words: (end - start) as usize / 4,
-                    mine: Packed::new(&one, clock.now).0 | 15 << BYTES | several,
+                    mine: Packed::side_by_side(&one, clock.now).0 | several,
                     shift: one.bytes.trailing_zeros(),
                     warp: one.warp as usize,
                     now: clock.now,

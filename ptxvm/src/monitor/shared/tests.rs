@@ -112,3 +112,44 @@ fn warps_at_once_and_lane_by_lane_find_the_same() {
     }
     assert!(found > 1_000, "only {found} findings were compared");
 }
+
+#[test]
+fn nobody_is_blamed_for_bytes_that_no_other_lane_has_accessed() {
+    let (mut random, mut found) = (7, 0);
+    for _ in 0..2_000 {
+        let mut block = Block::new();
+        // Lanes that have read, and written, each byte: one warp, nothing orders its lanes.
+        let mut lanes = [[0u32; 2]; 64];
+        for step in 0..12u32 {
+            let draw = mix(&mut random);
+            let part = |shift: u32, count: u64| (draw >> shift) % count;
+            let how = [How::Read, How::Write][part(0, 2) as usize];
+            let bytes = [1u32, 2, 2, 4][part(4, 4) as usize];
+            // Few words, so that lanes meet; most often a lane keeps to its own.
+            let (own, seed) = (part(8, 4) > 0, mix(&mut random));
+            let addresses: [u64; 32] = std::array::from_fn(|lane| {
+                let draw = mix(&mut (seed + lane as u64));
+                let word = if own { lane as u64 % 16 } else { draw % 16 };
+                word * 4 + (draw >> 32) % (4 / u64::from(bytes)) * u64::from(bytes)
+            });
+            let mask = [0x0000_ffff, 0x0000_ffff, 0x0000_5555, 1 << part(16, 16)][part(24, 4) as usize];
+            let one =
+                SharedAccess { warp: 0, lane: 0, site: step, address: 0, bytes, strong: false, collective: false };
+            let mut now = lanes;
+            for lane in (0..32).filter(|lane| mask >> lane & 1 != 0) {
+                for byte in 0..u64::from(bytes) {
+                    now[(addresses[lane] + byte) as usize][usize::from(how == How::Write)] |= 1 << lane;
+                }
+            }
+            let (clock, mut hits) = (&block.clocks[0], Vec::new());
+            block.at_once.access(clock, one, how, (mask, &addresses), &mut hits);
+            for hit in hits.iter().filter(|hit| hit.what == Wrong::LaneRace) {
+                let others = now[hit.address as usize][usize::from(hit.other_writes)] & !(1 << hit.lane);
+                assert!(others != 0, "step {step}: {hit:?}, but byte {} is lane {}'s alone", hit.address, hit.lane);
+                found += 1;
+            }
+            lanes = now;
+        }
+    }
+    assert!(found > 1_000, "only {found} findings were looked at");
+}

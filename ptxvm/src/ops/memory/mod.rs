@@ -320,7 +320,10 @@ pub(crate) fn decode_load(i: &Instruction, b: &mut Builder<'_>) -> Result<(), Co
     let ty = memory_type(i, b, &mut m)?;
     let count = take_count(&mut m);
     let space = take_space(&mut m);
-    let order = take_order(&mut m, "acquire").ok_or_else(|| b.unknown(i))?;
+    let mut order = take_order(&mut m, "acquire").ok_or_else(|| b.unknown(i))?;
+    if b.is_guess() {
+        order = Ordering { strong: true, scope: Scope::System, ..order };
+    }
     m.take_any(&["ca", "cg", "cs", "lu", "cv"]);
     let hint = take_hints(&mut m);
     if m.take("nc") && space != Some(Space::Global) {

@@ -69,6 +69,28 @@ fn atomics_on_64_bits_and_swap_loops_agree_with_a_sequential_run() {
 }
 
 #[test]
+fn a_product_by_guesses_that_a_swap_checks_loses_no_factor() {
+    let device = Device::new();
+    let kernel = device.kernel("atomics", "product");
+    // Powers of two, whose product does not depend on the order.
+    let factors: Vec<f32> = (0..700)
+        .map(|i| {
+            if i % 3 == 0 {
+                2.0
+            } else if i % 3 == 1 {
+                0.5
+            } else {
+                1.0
+            }
+        })
+        .collect();
+    let on_factors = device.upload(&factors);
+    let mut product = device.upload(&[3.0f32]);
+    launch!(device.stream, kernel, (6, 1, 1), (128, 1, 1), 0; &on_factors, &mut product, &(factors.len() as i32));
+    assert_equal("product", &device.download(&product), &[3.0 * factors.iter().product::<f32>()]);
+}
+
+#[test]
 fn a_hash_table_by_compare_and_swap_counts_every_key() {
     let device = Device::new();
     let kernel = device.kernel("atomics", "hash_insert");

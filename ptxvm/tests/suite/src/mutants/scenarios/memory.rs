@@ -111,6 +111,13 @@ fn atomic_shifted(stage: &Stage) -> Outcome {
     stage.finish()
 }
 
+scenario!(PRODUCT, Corpus("atomics"), product);
+fn product(stage: &Stage) -> Outcome {
+    let (factors, product) = (stage.floats(200), stage.floats(1));
+    stage.launch("product", line(2, 100, 0), &[(&factors).into(), (&product).into(), 200.into()])?;
+    stage.finish()
+}
+
 scenario!(FREED_BEFORE_LAUNCH, Cuda("tables"), freed_before_launch);
 fn freed_before_launch(stage: &Stage) -> Outcome {
     let out = stage.empty::<f32>(64);

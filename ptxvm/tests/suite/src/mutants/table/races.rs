@@ -170,6 +170,13 @@ pub(super) const SHARED_RACES: &[Mutant] = &[
 
 pub(super) const GLOBAL_RACES: &[Mutant] = &[
     source(
+        "guess_stored_without_a_swap",
+        PRODUCT,
+        "old = atomicCAS(bits, assumed, __float_as_int(value * __int_as_float(assumed)));",
+        "*bits = __float_as_int(value * __int_as_float(assumed)), old = assumed;",
+        "race-global",
+    ),
+    source(
         "total_without_atomic",
         SHUFFLE_SUM,
         "sum = warp_sum(sum);\n        if (lane == 0) {\n            atomicAdd(total, sum);",
