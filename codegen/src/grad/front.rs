@@ -51,7 +51,7 @@ impl FlatGradients {
         recipe.iter().filter_map(|tensor| self.places.get(&tensor.name))
     }
 
-    /// What of the array is when no place for activations.
+    /// Which parts of the array are no place for activations, and from when on.
     fn front(&self, graph: &Graph) -> Front {
         let mut taken: Vec<(Range<usize>, usize)> = Vec::new();
         for (node, ranges) in self.begin(graph) {
