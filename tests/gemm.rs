@@ -3,9 +3,10 @@
 use proptest::prelude::*;
 use segface_kernels::{
     Act, Element, bf16,
+    epilogue::Residual,
     gemm::{
         self, GemmOperands, GemmSpec, PackedMatrix, Prologue, PrologueOperands,
-        plain::{PlainOperands, PlainWeight, gemm_plain},
+        plain::{PlainOperands, PlainWeight, SlopeAt, gemm_plain},
     },
 };
 use segface_reference::{gemm::linear, layer_norm::layer_norm};
@@ -116,10 +117,17 @@ fn check_plain<T: Element>(problem: &Problem) -> Result<(), Failure> {
         }
         numbers.reference(kind, &product)
     };
-    for (name, weight) in [("rows", PlainWeight::Rows(weight.f32())), ("columns", PlainWeight::Columns(&turned))] {
+    // The operand may lie where the result does, unless a residual does.
+    let free = !matches!(numbers.operands().residual, Residual::InPlace);
+    for (name, weight, in_place) in [
+        ("rows", PlainWeight::Rows(weight.f32()), false),
+        ("columns", PlainWeight::Columns(&turned), false),
+        ("columns, in place", PlainWeight::Columns(&turned), sloped && free),
+    ] {
         judge_kernel::<T>(&format!("gemm_plain, {name}"), Floor::of(T::DTYPE), reference, |context| {
-            let mut out = numbers.output();
-            let slope = sloped.then_some((act, &before_elements[..]));
+            let mut out = if in_place { before_elements.clone() } else { numbers.output() };
+            let at = if in_place { SlopeAt::InPlace } else { SlopeAt::From(&before_elements) };
+            let slope = sloped.then_some((act, at));
             let operands = PlainOperands { x: &elements, weight, epilogue: numbers.operands(), slope, out: &mut out };
             let spec = GemmSpec { rows, n, k, prologue: Prologue::None, epilogue: epilogue.epilogue };
             gemm_plain(context, &spec, operands);

@@ -122,8 +122,8 @@ pub(crate) struct TrainArgs {
     /// Of activations and products: f32, on the CPU also bf16 (weights, their gradients and statistics stay f32), on CUDA also tf32
     #[arg(long, default_value = "f32", value_parser = precision)]
     precision: Precision,
-    /// What the backward pass needs may take so much on the CPU: what does not fit is computed again, as far as that helps. No number depends
-    /// on it [default: nothing is computed twice]
+    /// What the backward pass needs may take so much on the CPU besides gradients: what does not fit is computed again, as far as that helps. No
+    /// number depends on it [default: a 32nd of the work may be done twice]
     #[arg(long, value_name = "MIB")]
     memory: Option<NonZero<usize>>,
     /// Epochs between weights files; 0 for only one at the end

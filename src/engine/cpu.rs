@@ -27,9 +27,14 @@ impl Arena {
         self.0.as_mut_ptr().cast()
     }
 
-    fn as_bytes(&self) -> &[u8] {
+    pub(crate) fn as_bytes(&self) -> &[u8] {
         // SAFETY: `Line` is 64 plain bytes with stricter alignment.
         unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), self.bytes()) }
+    }
+
+    pub(crate) fn as_bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), self.bytes()) }
     }
 }
 

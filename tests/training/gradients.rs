@@ -1,8 +1,9 @@
 //! Gradients of whole networks.
 
-use crate::common::{Problem, ours};
+use crate::common::{DRAWS, Problem, ours};
 use crate::near::gradients_are_near;
 use segface::train::Engine;
+use segface::train::ours::OurEngine;
 use segface::weights::seeded;
 use segface_codegen::grad::Means;
 use segface_codegen::plan::Precision;
@@ -136,9 +137,9 @@ fn gradients_do_not_depend_on_the_arena() {
         let mut expected = None;
         for share in [1.0, 0.75, 0.0] {
             let memory = (bytes as f64 * share) as usize;
-            let mut engine =
-                problem.engine_by(&weights, 2, Isa::best(), Means { precision, memory, ..Means::default() });
-            let arena = engine.training().memory.arena_bytes;
+            let means = Means { precision, memory, frugal: false, ..Means::default() };
+            let mut engine = problem.engine_by(&weights, 2, Isa::best(), means);
+            let arena = behind(&engine);
             assert!(arena < bytes, "{spec}: an arena of {arena} bytes was to be smaller than {bytes}");
             assert!(share < 0.5 || arena <= memory, "{spec}: an arena of {arena} bytes for {memory}");
             let result = (ours(&mut engine, &problem), engine.buffers().to_vec());
@@ -146,7 +147,62 @@ fn gradients_do_not_depend_on_the_arena() {
             assert!(*expected.get_or_insert_with(|| result.clone()) == result, "{spec}: other bits in {arena} bytes");
             bytes = arena;
         }
+        // Among the gradients, and what costs little twice; and with nothing but what must be behind them.
+        for memory in [usize::MAX, 0] {
+            let means = Means { precision, memory, ..Means::default() };
+            let mut engine = problem.engine_by(&weights, 2, Isa::best(), means);
+            let arena = behind(&engine);
+            assert!(arena < bytes, "{spec}: {arena} bytes behind the gradients, {bytes} apart from them");
+            // The second step finds what the first has left there.
+            for _ in 0..2 {
+                let result = (ours(&mut engine, &problem), engine.buffers().to_vec());
+                assert!(
+                    expected.as_ref().is_some_and(|expected| expected.0 == result.0),
+                    "{spec}: other bits among gradients"
+                );
+            }
+        }
     }
+}
+
+/// Bytes of the arena behind the gradients.
+fn behind(engine: &OurEngine) -> usize {
+    let step = engine.training();
+    step.memory.arena_bytes - step.gradient_bytes
+}
+
+/// Activations lie where gradients are; what these were must be there at the end, and in what is announced on the way.
+#[test]
+fn gradients_are_added_to_what_was_there() {
+    let spec = ModelSpec { backbone: Backbone::SwinV2Tiny, variant: Variant::Celeb };
+    let problem = Problem { spec, batch: 2, side: 64, stochastic_depth: true, number: 0 };
+    let mut engine = problem.engine(&seeded(spec), 2);
+    ours(&mut engine, &problem);
+    let expected = engine.gradients().to_vec();
+    let before = |index: usize| (index % 7) as f32 - 3.0;
+    for (index, gradient) in engine.gradients_mut().iter_mut().enumerate() {
+        *gradient = before(index);
+    }
+    let mut announced = 0;
+    engine
+        .accumulate(&problem.batch(), DRAWS, 1.0, &mut |range, values| {
+            for (index, value) in range.clone().zip(values) {
+                assert_eq!(*value, expected[index] + before(index), "announced: {index}");
+            }
+            announced += range.len();
+        })
+        .expect("a step");
+    assert!(announced > expected.len() / 2, "{announced} of {} were announced", expected.len());
+    for (index, (gradient, new)) in engine.gradients().iter().zip(&expected).enumerate() {
+        assert_eq!(*gradient, new + before(index), "{index}");
+    }
+
+    // What is refused leaves no activations there.
+    engine.gradients_mut().fill(0.0);
+    let mut batch = problem.batch();
+    batch.labels[5] = 200;
+    assert!(engine.accumulate(&batch, DRAWS, 1.0, &mut |_, _| {}).is_err());
+    assert!(engine.gradients().iter().all(|gradient| *gradient == 0.0));
 }
 
 #[test]

@@ -3,14 +3,17 @@
 //! is short.
 
 mod differentiate;
+mod front;
 mod fuse;
 mod op;
 mod recompute;
 mod training;
 
 pub use differentiate::differentiate;
+pub use front::FlatGradients;
 pub use op::BackwardOp;
 pub(crate) use op::Operands;
 pub use training::{
-    Means, Training, TrainingOptions, batch_norm_momentum, stochastic_depth_rate, training, training_with,
+    FRUGAL_WORK, Means, Training, TrainingOptions, batch_norm_momentum, stochastic_depth_rate, training, training_over,
+    training_with,
 };

@@ -1,14 +1,13 @@
 //! What the backward pass reads of the forward pass: kept in memory, or computed again before it is read (Chen et al., "Training deep nets
-//! with sublinear memory cost", 2016), by a budget of memory.
+//! with sublinear memory cost", 2016), by a budget of memory or of work.
 //!
 //! Residual streams, and what batch norms and convolutions leave, are always kept. From there everything else can be had again, at a cost
 //! per byte that differs by two orders of magnitude: a norm or an activation costs next to nothing, a product as many operations as it is deep.
-//! What is cheapest per byte is dropped first, until the arena is as small as asked. The same kernels run on the same numbers, so no
-//! result changes in any bit.
+//! Of what is in memory where the step needs most, the cheapest per byte is dropped first, and so on until the arena is as small as asked. The
+//! same kernels run on the same numbers, so no result changes in any bit.
 
-use super::BackwardOp;
+use super::{BackwardOp, FlatGradients};
 use crate::ir::{Graph, Node, Op, Slot, Source, ValueId};
-use crate::passes::plan_memory::plan_memory;
 use segface_kernels::DType;
 use segface_kernels::elementwise::ElementwiseOp;
 use std::collections::BTreeMap;
@@ -16,9 +15,18 @@ use std::collections::BTreeMap;
 /// Operations that take as long as moving a byte, about.
 const OPERATIONS_PER_BYTE: u64 = 16;
 
-/// Rewrites a training graph so that its arena takes `budget` bytes at most, or as few as it can. Returns how many nodes run twice.
-pub(super) fn recompute(graph: &mut Graph, budget: usize) -> usize {
-    if plan_memory(graph).arena_bytes <= budget {
+/// What computing again is to reach, and what it may cost.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Budget {
+    /// Bytes that the arena should take behind the gradients at most.
+    pub(super) bytes: usize,
+    /// The share of the step's work that may be done twice.
+    pub(super) work: f64,
+}
+
+/// Rewrites a training graph so that its arena takes no more than the budget, or as little as it can for it. Returns how many nodes run twice.
+pub(super) fn recompute(graph: &mut Graph, gradients: &FlatGradients, budget: Budget) -> usize {
+    if gradients.behind(&gradients.plan(graph)) <= budget.bytes {
         return 0;
     }
     let Some(forward) = Forward::of(graph) else { return 0 };
@@ -30,26 +38,59 @@ pub(super) fn recompute(graph: &mut Graph, budget: usize) -> usize {
         let per_byte = (u128::from(*cost) * u128::from(bytes(*b))).cmp(&(u128::from(*other) * u128::from(bytes(*a))));
         per_byte.then(bytes(*b).cmp(&bytes(*a))).then(a.cmp(b))
     });
-    let attempt = |count: usize| {
-        let result = forward.without(candidates[..count].iter().map(|(value, _)| *value));
-        let bytes = plan_memory(&result.0).arena_bytes;
-        (result, bytes)
-    };
-    // The fewest that do.
-    let (mut low, mut high) = (0, candidates.len());
-    let mut best = attempt(high);
-    while low + 1 < high {
-        let middle = low.midpoint(high);
-        let tried = attempt(middle);
-        if tried.1 <= budget {
-            (best, high) = (tried, middle);
+    let total: u64 = graph.nodes.iter().map(|node| work(graph, node)).sum();
+    let mut left = (total as f64 * budget.work) as u64;
+    let mut dropped: Vec<ValueId> = Vec::new();
+    let (mut best, mut again) = (graph.clone(), 0);
+    let mut need = Need::of(&best, gradients);
+    loop {
+        if need.bytes <= budget.bytes && gradients.behind(&gradients.plan(&best)) <= budget.bytes {
+            break;
+        }
+        let next = candidates.iter().position(|(value, cost)| *cost <= left && need.holds(&best, *value));
+        let Some(next) = next else { break };
+        let (value, cost) = candidates.remove(next);
+        dropped.push(value);
+        let (tried, nodes) = forward.without(dropped.iter().copied());
+        let then = Need::of(&tried, gradients);
+        if (then.bytes, then.nodes) < (need.bytes, need.nodes) {
+            left -= cost;
+            (best, again, need) = (tried, nodes, then);
         } else {
-            low = middle;
+            dropped.pop();
         }
     }
-    let (result, again) = best.0;
-    *graph = result;
+    *graph = best;
     again
+}
+
+/// What computing a node costs.
+fn work(graph: &Graph, node: &Node) -> u64 {
+    node.flops(graph) + OPERATIONS_PER_BYTE * node.bytes(graph)
+}
+
+/// The most that a step needs behind the gradients.
+struct Need {
+    bytes: usize,
+    /// How many nodes need that much, and the first.
+    nodes: usize,
+    first: usize,
+}
+
+impl Need {
+    fn of(graph: &Graph, gradients: &FlatGradients) -> Need {
+        let live = gradients.live_behind(graph);
+        let bytes = live.iter().copied().max().unwrap_or(0);
+        let nodes = live.iter().filter(|live| **live == bytes).count();
+        Need { bytes, nodes, first: live.iter().position(|live| *live == bytes).unwrap_or(0) }
+    }
+
+    /// Whether a value of the forward half is in memory there.
+    fn holds(&self, graph: &Graph, value: ValueId) -> bool {
+        let (before, from_there) = graph.nodes.split_at(self.first);
+        let made = before.iter().any(|node| node.outputs.contains(&value));
+        made && from_there.iter().any(|node| node.inputs.iter().any(|(_, operand)| *operand == value))
+    }
 }
 
 /// The forward half of a training graph.
@@ -91,7 +132,7 @@ impl<'a> Forward<'a> {
     fn chain_cost(&self, node: &Node) -> Option<u64> {
         // A batch norm also moves its running statistics: it runs once.
         (!matches!(node.op, Op::BatchNorm(_))).then_some(())?;
-        let mut cost = node.flops(self.graph) + OPERATIONS_PER_BYTE * node.bytes(self.graph);
+        let mut cost = work(self.graph, node);
         for (_, operand) in &node.inputs {
             if let Some(producer) = self.producer[operand.0].filter(|_| !self.saved[operand.0]) {
                 cost += self.chain_cost(&self.graph.nodes[producer])?;

@@ -1,13 +1,13 @@
 //! From a network to the graph of a training step.
 
-use super::differentiate;
 use super::fuse::{fuse_slopes, merge_equal};
-use super::recompute::recompute;
+use super::recompute::{Budget, recompute};
+use super::{FlatGradients, differentiate};
 use crate::ir::{Graph, Node, Op, Output, Slot, Source, ValueId};
 use crate::passes::fuse_epilogue::fuse_epilogue;
 use crate::passes::fuse_mask_head::fuse_mask_head;
 use crate::passes::lower_precision::lower_precision;
-use crate::passes::plan_memory::{MemoryPlan, plan_memory};
+use crate::passes::plan_memory::MemoryPlan;
 use crate::passes::rewrite::Uses;
 use crate::plan::Precision;
 use crate::{Backbone, CodegenError, ModelSpec};
@@ -17,6 +17,7 @@ use segface_kernels::loss::LossSpec;
 use segface_kernels::stochastic_depth::StochasticDepthSpec;
 use segface_kernels::{Act, DType};
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// What a training step is compiled for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,8 +41,12 @@ pub struct Training {
     pub model: ModelSpec,
     /// The calls, in order. Parameters are recipes: their numbers change from step to step.
     pub graph: Graph,
-    /// Where values live.
+    /// Where values live; behind or among the gradients that the arena begins with.
     pub memory: MemoryPlan,
+    /// Bytes of the gradients that the arena begins with.
+    pub gradient_bytes: usize,
+    /// By node, the parts of them where activations lay until then: they are cleared before it.
+    pub begin: BTreeMap<usize, Vec<Range<usize>>>,
     /// Of activations and their gradients.
     pub precision: Precision,
     /// The loss.
@@ -66,21 +71,27 @@ pub fn training(
 pub struct Means {
     /// Of activations and their gradients, and of products' factors. Parameters and their gradients, statistics, logits and sums are f32.
     pub precision: Precision,
-    /// Bytes that the arena should take at most: what the backward pass reads of the forward pass is computed again where it does not fit, as
-    /// far as that helps. It changes no bit of any result.
+    /// Bytes that the arena should take at most, besides gradients: what the backward pass reads of the forward pass is computed again where it
+    /// does not fit, as far as that helps. It changes no bit of any result.
     pub memory: usize,
+    /// Whether memory is saved where that costs little time: activations lie where gradients come to lie later ([`FlatGradients`]), and as long
+    /// as `memory` is no limit, what costs [little](FRUGAL_WORK) is computed again. It changes no bit of any result.
+    pub frugal: bool,
     /// Whether calls are put together where there is a kernel for both: the CPU's engine has those.
     pub fused: bool,
 }
 
 impl Default for Means {
-    /// f32, nothing computed twice, fused.
+    /// f32, frugal, fused.
     fn default() -> Self {
-        Self { precision: Precision::F32, memory: usize::MAX, fused: true }
+        Self { precision: Precision::F32, memory: usize::MAX, frugal: true, fused: true }
     }
 }
 
-/// [`training`] by other means.
+/// The share of a step's work that is done twice to save memory where no limit is given.
+pub const FRUGAL_WORK: f64 = 1.0 / 32.0;
+
+/// [`training`] by other means, in an arena that holds no gradients.
 ///
 /// # Errors
 /// As [`training`]; a precision that the CPU does not compute in.
@@ -89,6 +100,20 @@ pub fn training_with(
     options: &TrainingOptions,
     trained: &dyn Fn(&str) -> bool,
     means: Means,
+) -> Result<Training, CodegenError> {
+    training_over(model, options, trained, means, &FlatGradients::default())
+}
+
+/// The same in an arena that begins with the gradients of what is trained.
+///
+/// # Errors
+/// As [`training_with`].
+pub fn training_over(
+    model: &ModelSpec,
+    options: &TrainingOptions,
+    trained: &dyn Fn(&str) -> bool,
+    means: Means,
+    gradients: &FlatGradients,
 ) -> Result<Training, CodegenError> {
     if !means.precision.runs_on_cpu() {
         return Err(CodegenError::CpuPrecision { precision: means.precision });
@@ -120,10 +145,22 @@ pub fn training_with(
         fuse_epilogue(&mut graph);
     }
     lower_precision(&mut graph, means.precision.dtype());
-    recompute(&mut graph, means.memory);
+    let budget = match means.memory {
+        usize::MAX if gradients.shared => Budget { bytes: 0, work: FRUGAL_WORK },
+        bytes => Budget { bytes, work: f64::INFINITY },
+    };
+    recompute(&mut graph, gradients, budget);
     debug_assert!(crate::check::check(&graph).is_ok(), "{:?}", crate::check::check(&graph));
-    let memory = plan_memory(&graph);
-    Ok(Training { model: *model, graph, memory, precision: means.precision, loss })
+    let (memory, begin) = (gradients.plan(&graph), gradients.begin(&graph));
+    Ok(Training {
+        model: *model,
+        graph,
+        memory,
+        gradient_bytes: gradients.bytes,
+        begin,
+        precision: means.precision,
+        loss,
+    })
 }
 
 /// torchvision's momentum of the batch norms: the batch's weight in the running statistics.

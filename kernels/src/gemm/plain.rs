@@ -10,7 +10,7 @@ use crate::context::{Disjoint, scratch_bytes};
 use crate::epilogue::{self, EpilogueOperands, Region};
 use crate::rows::{load, store};
 use crate::simd::{Kernel, Vector, dispatch};
-use crate::{Act, Context, Element};
+use crate::{Act, Context, Element, Isa};
 
 /// Rows of a task at most: packing a weight costs about as much as eight of them.
 const ROWS: usize = 512;
@@ -44,10 +44,19 @@ pub struct PlainOperands<'a, T: Element> {
     pub weight: PlainWeight<'a>,
     /// What the epilogue asks for.
     pub epilogue: EpilogueOperands<'a, T>,
-    /// An activation and its operand [rows, n]: before the epilogue the product is multiplied by its slope there.
-    pub slope: Option<(Act, &'a [T])>,
+    /// An activation: before the epilogue the product is multiplied by its slope.
+    pub slope: Option<(Act, SlopeAt<'a, T>)>,
     /// [rows, n]
     pub out: &'a mut [T],
+}
+
+/// Where an activation's operand [rows, n] is.
+#[derive(Debug, Clone, Copy)]
+pub enum SlopeAt<'a, T> {
+    /// The output buffer holds it: read and overwritten element by element.
+    InPlace,
+    /// Another buffer.
+    From(&'a [T]),
 }
 
 /// Computes [`GemmSpec`] without prologue and without norm.
@@ -61,7 +70,9 @@ pub fn gemm_plain<T: Element>(ctx: &mut Context, spec: &GemmSpec, operands: Plai
     assert!(out.len() == rows * n, "out holds {} elements, expected [{rows}, {n}]", out.len());
     let (PlainWeight::Rows(values) | PlainWeight::Columns(values)) = weight;
     assert!(values.len() == n * k, "the weight holds {} values, expected {n} by {k}", values.len());
-    assert!(slope.is_none_or(|(_, at)| at.len() == rows * n), "the activation's operand is no [{rows}, {n}]");
+    if let Some((_, SlopeAt::From(at))) = slope {
+        assert!(at.len() == rows * n, "the activation's operand is no [{rows}, {n}]");
+    }
     assert!(prologue == Prologue::None && epilogue.norm.is_none(), "a product of plain weights has no norm");
     if rows == 0 || n == 0 {
         return;
@@ -97,8 +108,16 @@ pub fn gemm_plain<T: Element>(ctx: &mut Context, spec: &GemmSpec, operands: Plai
             tile(isa, count, &x[row * k + start..], k, b, 0..columns, sums, columns, start > 0);
         }
         if let Some((act, at)) = slope {
-            let at = &at[row * n + column..];
-            dispatch(isa, Slope { act, rows: count, columns, at, stride: n, sums });
+            let at = |i: usize| {
+                let start = (row + i) * n + column;
+                match at {
+                    // SAFETY: no other task has these rows and columns, and the slice ends here.
+                    SlopeAt::InPlace => unsafe { out.slice(start, columns) }.as_ptr(),
+                    SlopeAt::From(at) => at[start..start + columns].as_ptr(),
+                }
+            };
+            // SAFETY: each row holds as many values as there are columns; nobody else uses them meanwhile.
+            unsafe { multiply_by_slope(isa, act, at, sums, columns) };
         }
         let region = Region { row, rows: count, column, columns, n };
         // SAFETY: no other task has these rows and columns.
@@ -106,41 +125,53 @@ pub fn gemm_plain<T: Element>(ctx: &mut Context, spec: &GemmSpec, operands: Plai
     });
 }
 
-/// `sums[i, j] *= act′(at[i, j])`
-struct Slope<'a, T> {
+/// `sums[i, j] *= act′(at(i)[j])`, rows of `columns` side by side.
+///
+/// # Safety
+/// `at(i)` is good for reading `columns` values, for every row.
+unsafe fn multiply_by_slope<T: Element>(
+    isa: Isa,
     act: Act,
-    rows: usize,
+    at: impl Fn(usize) -> *const T,
+    sums: &mut [f32],
     columns: usize,
-    at: &'a [T],
-    /// From one row of `at` to the next; rows of the sums are side by side.
-    stride: usize,
-    sums: &'a mut [f32],
+) {
+    dispatch(isa, Slope { act, at, sums, columns });
 }
 
-impl<T: Element> Kernel for Slope<'_, T> {
+struct Slope<'a, F> {
+    act: Act,
+    /// Where a row of the activation's operand begins.
+    at: F,
+    sums: &'a mut [f32],
+    columns: usize,
+}
+
+impl<T: Element, F: Fn(usize) -> *const T> Kernel for Slope<'_, F> {
     type Output = ();
 
     #[inline(always)]
     fn run<V: Vector>(self) {
-        with_act!(self.act, ACT => self.all::<V>(ACT))
+        with_act!(self.act, ACT => self.all::<V, T>(ACT))
     }
 }
 
-impl<T: Element> Slope<'_, T> {
+impl<F> Slope<'_, F> {
     #[inline(always)]
-    fn all<V: Vector>(self, act: Act) {
-        let Self { rows, columns, at, stride, sums, .. } = self;
-        assert!(rows == 0 || (rows - 1) * stride + columns <= at.len(), "{rows} rows of {columns}, {stride} apart");
-        assert!(sums.len() == rows * columns);
-        for row in 0..rows {
+    fn all<V: Vector, T: Element>(self, act: Act)
+    where
+        F: Fn(usize) -> *const T,
+    {
+        let Self { at, sums, columns, .. } = self;
+        for (row, sums) in sums.chunks_exact_mut(columns).enumerate() {
+            let (at, sums) = (at(row), sums.as_mut_ptr());
             let mut i = 0;
             while i < columns {
                 let count = V::LANES.min(columns - i);
-                // SAFETY: inside the rows by the assertions.
+                // SAFETY: both have that many columns (`multiply_by_slope`).
                 unsafe {
-                    let slope = act.derivative::<V>(load(at.as_ptr().add(row * stride + i), count));
-                    let to = sums.as_mut_ptr().add(row * columns + i);
-                    store(load::<V, f32>(to, count).mul(slope), to, count);
+                    let slope = act.derivative::<V>(load(at.add(i), count));
+                    store(load::<V, f32>(sums.add(i), count).mul(slope), sums.add(i), count);
                 }
                 i += count;
             }

@@ -15,7 +15,7 @@ use segface_kernels::depthwise::backward::{DepthwiseInputOperands, DepthwiseWeig
 use segface_kernels::elementwise::ElementwiseOp;
 use segface_kernels::epilogue::{EpilogueOperands, Residual};
 use segface_kernels::gemm::backward::GemmWeightOperands;
-use segface_kernels::gemm::plain::{PlainOperands, PlainWeight};
+use segface_kernels::gemm::plain::{PlainOperands, PlainWeight, SlopeAt};
 use segface_kernels::gemm::{GemmSpec, PackedMatrix, Prologue};
 use segface_kernels::image::FaceWarp;
 use segface_kernels::layer_norm::backward::{LayerNormBackwardOperands, LayerNormParameters};
@@ -146,7 +146,10 @@ fn backward<T: Element>(call: &Call<'_, '_>, context: &mut Context, sums: &mut S
                 x: d_out(),
                 weight: PlainWeight::Columns(call.operand(Slot::Weight)),
                 epilogue: EpilogueOperands { residual, ..EpilogueOperands::default() },
-                slope: act.map(|act| (act, call.operand(Slot::X))),
+                slope: act.map(|act| {
+                    let at = call.unless_replaced(Slot::X);
+                    (act, at.map_or(SlopeAt::InPlace, SlopeAt::From))
+                }),
                 out: call.output(0),
             };
             k::gemm::plain::gemm_plain(context, &spec, operands);

@@ -1,5 +1,5 @@
 //! Our own engine of a training step, on the CPU: a graph of forward, loss and backward (`segface_codegen::grad`), run kernel by kernel over
-//! one arena.
+//! one arena, which begins with the gradients of parameters: activations may lie there until these begin.
 //!
 //! Parameters are run-time values. Those that kernels take as published are read where they lie in the flat array, others are made from them
 //! by their recipes, once after every change. Gradients are added where the parameter's lie; those of
@@ -10,22 +10,23 @@ mod complete;
 mod fold;
 mod store;
 
-use super::{Draws, Engine, Layout, Loss, Ready};
+use super::{ALIGNMENT, Draws, Engine, Layout, Loss, Ready, Role};
 use crate::Error;
 use crate::data::Batch;
 use crate::engine::EngineError;
 use crate::engine::call::{Call, Memory};
-use crate::engine::cpu::Arena;
 use call::{Step, run};
 use complete::complete_behind;
 use segface_codegen::ModelSpec;
-use segface_codegen::grad::{Means, Training, TrainingOptions, training_with};
+use segface_codegen::grad::{FlatGradients, Means, Training, TrainingOptions, training_over};
 use segface_codegen::ir::{Node, Output, Source, ValueId};
 use segface_codegen::plan::Precision;
+use segface_kernels::context::Disjoint;
 use segface_kernels::elementwise::convert;
 use segface_kernels::stochastic_depth::Draw;
 use segface_kernels::{Context, DType, Element, Isa, bf16};
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 pub(in crate::train) use store::Store;
 
@@ -38,7 +39,6 @@ pub struct OurEngine {
     training: Training,
     input: ValueId,
     context: Context,
-    arena: Arena,
     store: Store,
     /// Of each node, the gradients that are complete behind it.
     complete: Vec<Vec<Range<usize>>>,
@@ -69,13 +69,14 @@ impl OurEngine {
             return Err(EngineError::WrongCpu { wanted: isa, have: Isa::available().collect() }.into());
         }
         let trained = |name: &str| layout.find(name).is_some_and(|entry| entry.trained);
-        let training = training_with(&layout.model(), options, &trained, means).map_err(EngineError::from)?;
+        let gradients = flat_gradients(&layout, means);
+        let training =
+            training_over(&layout.model(), options, &trained, means, &gradients).map_err(EngineError::from)?;
         let input = training.graph.values.iter().position(|value| matches!(value.source, Source::Input));
         let input = ValueId(input.ok_or_else(|| EngineError::Broken { reason: "it has no input".into() })?);
         let store = Store::new(&layout, &training);
-        let arena = Arena::new(training.memory.arena_bytes);
         let complete = complete_behind(&layout, &training.graph);
-        Ok(Self { layout, training, input, context: Context::new(threads, isa), arena, store, complete })
+        Ok(Self { layout, training, input, context: Context::new(threads, isa), store, complete })
     }
 
     /// Which network.
@@ -88,9 +89,9 @@ impl OurEngine {
         &self.training
     }
 
-    /// Bytes of everything: arena, scratch, parameters, gradients, buffers, and what is made of them.
+    /// Bytes of everything: arena with gradients, scratch, parameters, buffers, and what is made of them.
     pub fn bytes(&mut self) -> usize {
-        self.arena.bytes() + self.context.scratch_held() + self.store.bytes()
+        self.context.scratch_held() + self.store.bytes()
     }
 
     /// What the last step gave out as `output`, with its shape.
@@ -100,8 +101,7 @@ impl OurEngine {
     pub fn output(&mut self, output: Output) -> Result<(Vec<usize>, Vec<f32>), Error> {
         let found = self.training.graph.outputs.iter().find(|(o, _)| *o == output);
         let value = found.ok_or(EngineError::NoSuchOutput { output })?.1;
-        let base = self.arena.base();
-        let (constants, _) = self.store.split(None);
+        let (constants, _, base) = self.store.split(None);
         let memory = Memory { graph: &self.training.graph, places: &self.training.memory, constants: &constants, base };
         let declared = &self.training.graph.values[value.0];
         // SAFETY: no kernel runs, and the result is copied before `&mut self` ends.
@@ -139,10 +139,30 @@ impl OurEngine {
         observe: &mut dyn FnMut(&Node, Duration),
         instead: &mut Instead<'_>,
     ) -> Result<Loss, Error> {
-        match self.training.precision {
-            Precision::Bf16 => self.step_in::<bf16>(batch, draws, scale, ready, observe, instead),
-            _ => self.step_in::<f32>(batch, draws, scale, ready, observe, instead),
+        // What was added before is put aside: activations may come to lie there.
+        let gradients = self.store.gradients_mut();
+        let mut before = None;
+        if !self.training.begin.is_empty() && !all_zero(&mut self.context, gradients) {
+            before = Some(gradients.to_vec());
+            gradients.fill(0.0);
         }
+        let mut ready = |range: Range<usize>, gradients: &mut [f32]| {
+            if let Some(before) = &mut before {
+                put_back(&mut before[range.clone()], &mut gradients[range.clone()]);
+            }
+            ready(range.clone(), &gradients[range]);
+        };
+        let result = match self.training.precision {
+            Precision::Bf16 => self.step_in::<bf16>(batch, draws, scale, &mut ready, observe, instead),
+            _ => self.step_in::<f32>(batch, draws, scale, &mut ready, observe, instead),
+        };
+        if result.is_err() && !self.training.begin.is_empty() {
+            self.store.gradients_mut().fill(0.0);
+        }
+        if let Some(before) = &mut before {
+            put_back(before, self.store.gradients_mut());
+        }
+        result
     }
 
     fn step_in<T: Element>(
@@ -150,7 +170,7 @@ impl OurEngine {
         batch: &Batch,
         draws: Draws,
         scale: f32,
-        ready: &mut Ready<'_>,
+        complete: &mut dyn FnMut(Range<usize>, &mut [f32]),
         observe: &mut dyn FnMut(&Node, Duration),
         instead: &mut Instead<'_>,
     ) -> Result<Loss, Error> {
@@ -170,12 +190,11 @@ impl OurEngine {
             return Err(EngineError::Broken { reason }.into());
         }
         self.store.refresh(&mut self.context, &self.training.graph);
-        let base = self.arena.base();
         let draw = Draw { seed: draws.seed, step: draws.step, micro_batch: draws.micro_batch };
         let size = (value.shape[2], value.shape[1]);
         let mut step = Step { draw, labels: &batch.labels, warps: &batch.warps, size, scale, loss: None };
         {
-            let (constants, _) = self.store.split(None);
+            let (constants, _, base) = self.store.split(None);
             let memory =
                 Memory { graph: &self.training.graph, places: &self.training.memory, constants: &constants, base };
             // SAFETY: nothing else uses the arena.
@@ -184,9 +203,14 @@ impl OurEngine {
         }
         for (index, node) in self.training.graph.nodes.iter().enumerate() {
             let begin = std::time::Instant::now();
+            for bytes in self.training.begin.get(&index).into_iter().flatten() {
+                let range = bytes.start / size_of::<f32>()..bytes.end / size_of::<f32>();
+                clear(&mut self.context, &mut self.store.gradients_mut()[range]);
+            }
+            let base = self.store.base();
             if !instead(index, base, &mut self.store)? {
                 let packed = self.store.pack::<T>(self.context.isa(), node);
-                let (constants, mut sums) = self.store.split(packed);
+                let (constants, mut sums, base) = self.store.split(packed);
                 let memory =
                     Memory { graph: &self.training.graph, places: &self.training.memory, constants: &constants, base };
                 let call = Call { memory: &memory, node, index };
@@ -194,12 +218,59 @@ impl OurEngine {
             }
             observe(node, begin.elapsed());
             for range in &self.complete[index] {
-                ready(range.clone(), &self.store.gradients()[range.clone()]);
+                complete(range.clone(), self.store.gradients_mut());
             }
         }
         self.store.count_batch(&self.layout);
         let loss = step.loss.ok_or_else(|| EngineError::Broken { reason: "it has no loss".into() })?;
         Ok(Loss { cross_entropy: loss.cross_entropy, dice: loss.dice })
+    }
+}
+
+/// Values of the gradients that a thread goes through at a time.
+const CHUNK: usize = 1 << 16;
+
+fn all_zero(context: &mut Context, values: &[f32]) -> bool {
+    let other = AtomicBool::new(false);
+    context.parallel(values.len().div_ceil(CHUNK), 0, |task, _| {
+        let chunk = &values[task * CHUNK..values.len().min((task + 1) * CHUNK)];
+        // Without branches, so that it is as fast as memory.
+        if chunk.iter().fold(false, |other, value| other | (*value != 0.0)) {
+            other.store(true, Ordering::Relaxed);
+        }
+    });
+    !other.into_inner()
+}
+
+fn clear(context: &mut Context, values: &mut [f32]) {
+    let len = values.len();
+    let values = Disjoint::new(values);
+    context.parallel(len.div_ceil(CHUNK), 0, |task, _| {
+        // SAFETY: each task has its own chunk.
+        unsafe { values.slice(task * CHUNK, CHUNK.min(len - task * CHUNK)) }.fill(0.0);
+    });
+}
+
+/// Adds to gradients what was there before, and forgets it.
+fn put_back(before: &mut [f32], gradients: &mut [f32]) {
+    for (gradient, before) in gradients.iter_mut().zip(before) {
+        *gradient += std::mem::take(before);
+    }
+}
+
+/// Where the flat array's gradients lie. libtorch computes those of a block in one call, wherever their kernels would stand in the graph: with
+/// blocks of its own, which is where calls are not put together, gradients share their memory with nothing.
+fn flat_gradients(layout: &Layout, means: Means) -> FlatGradients {
+    let bytes = |values: usize| values * size_of::<f32>();
+    let trained = layout.parameters().iter().filter(|entry| entry.role == Role::Parameter && entry.trained);
+    let places = trained.map(|entry| {
+        let end = entry.range.end.next_multiple_of(ALIGNMENT);
+        (entry.name.clone(), bytes(entry.range.start)..bytes(end))
+    });
+    FlatGradients {
+        bytes: bytes(layout.parameters_len()),
+        places: places.collect(),
+        shared: means.frugal && means.fused,
     }
 }
 

@@ -3,6 +3,7 @@
 use super::super::{Layout, Role};
 use super::fold::Fold;
 use crate::engine::call::{Constants, Operand};
+use crate::engine::cpu::Arena;
 use segface_codegen::grad::Training;
 use segface_codegen::ir::{Graph, Node, Op, Slot, Source, ValueId};
 use segface_codegen::plan::{Format, constant_format};
@@ -34,11 +35,13 @@ struct Made {
     places: Vec<Place>,
 }
 
-/// The flat arrays, and what kernels take of them.
+/// The flat arrays and the arena, and what kernels take of them.
 pub(in crate::train) struct Store {
     parameters: Vec<f32>,
     buffers: Vec<f32>,
-    gradients: Vec<f32>,
+    /// It begins with the gradients.
+    arena: Arena,
+    gradients_len: usize,
     /// By value: values that are made from tensors.
     made: Vec<Option<Made>>,
     /// By value: the numbers of those that are not published tensors as they are.
@@ -83,7 +86,8 @@ impl Store {
             narrow,
             parameters: vec![0.0; layout.parameters_len()],
             buffers: vec![0.0; layout.buffers_len()],
-            gradients: vec![0.0; layout.parameters_len()],
+            arena: Arena::new(training.memory.arena_bytes),
+            gradients_len: layout.parameters_len(),
             numbers: vec![None; made.len()],
             made,
             packed: BTreeMap::new(),
@@ -112,30 +116,36 @@ impl Store {
     }
 
     pub(super) fn gradients(&self) -> &[f32] {
-        &self.gradients
+        &bytemuck::cast_slice(self.arena.as_bytes())[..self.gradients_len]
     }
 
     pub(super) fn gradients_mut(&mut self) -> &mut [f32] {
-        &mut self.gradients
+        &mut bytemuck::cast_slice_mut(self.arena.as_bytes_mut())[..self.gradients_len]
+    }
+
+    /// Where the arena begins.
+    pub(super) fn base(&mut self) -> *mut u8 {
+        self.arena.base()
     }
 
     /// Parameters, buffers and gradients as they lie, for what moves no parameter but runs part of a step.
     #[cfg(feature = "libtorch")]
     pub(in crate::train) fn arrays(&mut self) -> [&mut [f32]; 3] {
-        [&mut self.parameters, &mut self.buffers, &mut self.gradients]
+        let gradients = &mut bytemuck::cast_slice_mut(self.arena.as_bytes_mut())[..self.gradients_len];
+        [&mut self.parameters, &mut self.buffers, gradients]
     }
 
     pub(super) fn parameters_and_gradients(&mut self) -> (&mut [f32], &[f32]) {
         self.stale[0] = true;
-        (&mut self.parameters, &self.gradients)
+        (&mut self.parameters, &bytemuck::cast_slice(self.arena.as_bytes())[..self.gradients_len])
     }
 
     pub(super) fn bytes(&self) -> usize {
-        let flat = self.parameters.len() + self.buffers.len() + self.gradients.len();
+        let flat = self.parameters.len() + self.buffers.len();
         let numbers: usize = self.numbers.iter().flatten().map(|numbers| numbers.len()).sum();
         let narrow: usize = self.narrow.iter().flatten().map(|numbers| 2 * numbers.len()).sum();
         let packed: usize = self.packed.values().map(PackedMatrix::bytes).sum();
-        4 * (flat + numbers) + narrow + packed + self.scratch.bytes()
+        self.arena.bytes() + 4 * (flat + numbers) + narrow + packed + self.scratch.bytes()
     }
 
     /// Makes anew what is older than the tensors it is made from.
@@ -189,14 +199,19 @@ impl Store {
         Some(value)
     }
 
-    /// What kernels read, and what they add to.
-    pub(super) fn split(&mut self, packed: Option<ValueId>) -> (Values<'_>, Sums<'_>) {
-        let Store { parameters, buffers, gradients, made, numbers, narrow, activation, .. } = self;
+    /// What kernels read, what they add to, and the arena's beginning: values there overlap no gradient that is added to meanwhile.
+    pub(super) fn split(&mut self, packed: Option<ValueId>) -> (Values<'_>, Sums<'_>, *mut u8) {
+        let Store { parameters, buffers, arena, gradients_len, made, numbers, narrow, activation, .. } = self;
+        let base = arena.base();
+        // SAFETY: the arena begins with that many gradients. They are used by the `Sums` alone; what else lies there while a kernel runs is
+        // reached by `base`, and by the plan is no gradient yet.
+        let gradients = unsafe { std::slice::from_raw_parts_mut(base.cast::<f32>(), *gradients_len) };
         let packed = packed.and_then(|key| if self.keep { self.packed.get(&key) } else { Some(&self.scratch) });
         let flat = Flat { parameters, buffers: Disjoint::new(buffers) };
         (
             Values { flat, made, numbers, narrow, activation: *activation, packed },
             Sums { gradients: Disjoint::new(gradients), flat, made },
+            base,
         )
     }
 

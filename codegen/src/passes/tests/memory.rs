@@ -1,10 +1,11 @@
 use super::{Pass, Random, bound, celeb, options, passed};
 use crate::builder::Builder;
+use crate::grad::{FlatGradients, Means, TrainingOptions, training_over};
 use crate::ir::{Graph, Node, Op, Output, Slot, Source, ValueId};
-use crate::passes::plan_memory::{ALIGNMENT, InPlace, in_place, plan_memory, workspace_bytes};
+use crate::passes::plan_memory::{ALIGNMENT, InPlace, MemoryPlan, in_place, plan_memory, workspace_bytes};
 use crate::passes::{drop_dead_nodes, lower_precision, select_outputs};
-use crate::plan::optimise;
-use crate::{Backbone, models};
+use crate::plan::{Precision, optimise};
+use crate::{Backbone, ModelSpec, Variant, manifest, models};
 use segface_kernels::{Act, DType};
 
 /// When a value is written and last needed, in node indices; the input is there from the start, outputs stay.
@@ -47,7 +48,10 @@ fn may_overwrite(node: &Node, operand: ValueId) -> bool {
 /// Holds a memory plan to its purpose: no node writes over what it or a later one still needs. Returns the arena's size and
 /// the most bytes that are needed at once, less than which no arena can be.
 pub(super) fn check_plan(graph: &Graph) -> [usize; 2] {
-    let plan = plan_memory(graph);
+    check_this_plan(graph, &plan_memory(graph))
+}
+
+fn check_this_plan(graph: &Graph, plan: &MemoryPlan) -> [usize; 2] {
     let lives = lives(graph);
     let place = |index: usize| -> std::ops::Range<usize> {
         let value = &graph.values[index];
@@ -189,4 +193,61 @@ fn select_outputs_drops_everything_that_only_served_the_rest() {
     graph.outputs.clear();
     drop_dead_nodes(&mut graph);
     assert!(graph.nodes.is_empty());
+}
+
+/// Gradients of a network's parameters one behind another, but for the last tensor, which is not trained.
+fn flat_gradients(model: &ModelSpec, shared: bool) -> FlatGradients {
+    let mut gradients = FlatGradients { shared, ..FlatGradients::default() };
+    let tensors = manifest(model);
+    for decl in &tensors {
+        let start = gradients.bytes;
+        gradients.bytes += (4 * decl.shape.iter().product::<usize>()).next_multiple_of(ALIGNMENT);
+        gradients.places.insert(decl.name.clone(), start..gradients.bytes);
+    }
+    gradients.places.remove(&tensors[tensors.len() - 1].name);
+    gradients
+}
+
+#[test]
+fn activations_lie_where_gradients_come_to_lie_only_until_these_begin() {
+    let options = TrainingOptions { batch: 2, height: 64, width: 64, stochastic_depth: true, outputs: Vec::new() };
+    for backbone in [Backbone::SwinBase, Backbone::MobileNet, Backbone::ConvNextTiny] {
+        let model = ModelSpec { backbone, variant: Variant::Celeb };
+        for precision in [Precision::F32, Precision::Bf16] {
+            let arena = |shared: bool| {
+                let gradients = flat_gradients(&model, shared);
+                let means = Means { precision, ..Means::default() };
+                let step = training_over(&model, &options, &|_| true, means, &gradients).unwrap();
+                check_this_plan(&step.graph, &step.memory);
+                let lives = lives(&step.graph);
+                for (name, place) in &gradients.places {
+                    let names = |node: &&Node| {
+                        matches!(node.op, Op::Backward(_))
+                            && node.inputs.iter().any(|(_, value)| match &step.graph.values[value.0].source {
+                                Source::Weight(recipe) => recipe.tensors.iter().any(|tensor| tensor.name == *name),
+                                _ => false,
+                            })
+                    };
+                    let first = step.graph.nodes.iter().position(|node| names(&node));
+                    let first = first.filter(|_| shared).map_or(-1, |node| node as isize);
+                    let cleared = step
+                        .begin
+                        .iter()
+                        .any(|(node, places)| *node as isize == first && places.iter().any(|cleared| cleared == place));
+                    assert_eq!(cleared, first >= 0, "{model} {name} is cleared before the first that adds to it");
+                    for (index, life) in lives.iter().enumerate() {
+                        let (Some((_, end)), Some(offset)) = (life, step.memory.offsets[index]) else { continue };
+                        let value = &step.graph.values[index];
+                        let there = overlap(place, &(offset..offset + value.bytes()));
+                        assert!(!there || *end < first, "{model}: {} lies over the gradient of {name}", value.name);
+                    }
+                }
+                let frozen = &manifest(&model).pop().unwrap().name;
+                assert!(!gradients.places.contains_key(frozen));
+                step.memory.arena_bytes - step.gradient_bytes
+            };
+            let (shared, apart) = (arena(true), arena(false));
+            assert!(2 * shared < apart, "{model} {precision:?}: {shared} bytes behind gradients, {apart} if apart");
+        }
+    }
 }
