@@ -22,7 +22,9 @@ type Failure = Box<dyn std::error::Error>;
 /// How NVRTC is to compile.
 struct Compiler {
     arch: String,
+    nvrtc: Option<PathBuf>,
     include: Vec<PathBuf>,
+    nvrtc_option: Vec<String>,
 }
 
 /// What `cargo xtask deps` fetched.
@@ -138,14 +140,22 @@ const CASES: [Case; 5] = [
 ];
 
 fn check(folder: &Path, major: i32) {
-    let nvrtc = Nvrtc::find(Some(&folder.join("lib"))).expect("NVRTC");
+    let place = folder.join("lib");
+    let nvrtc = Nvrtc::find(Some(&place)).expect("NVRTC");
     assert_eq!(nvrtc.version().expect("a version").0, major);
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/suite/kernels");
     for (name, least, test) in CASES {
-        let source = fs::read_to_string(sources.join(name).with_extension("cu")).expect("a source of the suite");
+        let file = sources.join(name).with_extension("cu");
+        let source = fs::read_to_string(&file).expect("a source of the suite");
         for architecture in [75, 80, 86, 89, 90, 100, 120].into_iter().filter(|number| *number >= least) {
-            let compiler = Compiler { arch: format!("compute_{architecture}"), include: vec![folder.join("include")] };
-            let ptx = nvrtc.compile(&source, name, &compiler).unwrap_or_else(|error| panic!("{name}: {error}"));
+            // Headers of the toolkit are found beside NVRTC.
+            let compiler = Compiler {
+                arch: format!("compute_{architecture}"),
+                nvrtc: Some(place.clone()),
+                include: Vec::new(),
+                nvrtc_option: vec!["--extra-device-vectorization".to_owned()],
+            };
+            let ptx = nvrtc.compile(&source, &file, &compiler).unwrap_or_else(|error| panic!("{name}: {error}"));
             let program = Program::compile(&ptx).unwrap_or_else(|error| panic!("{name} {architecture}: {error}"));
             assert_eq!(program.target, architecture);
             test(&LoadedModule::load(Arc::new(program), 0).expect("loads"));
