@@ -241,7 +241,10 @@ fn a_lane_may_work_on_the_parts_of_its_own_word() {
             world.does((0, 0), 4, access(space, Read, move |lane| base + lane * 4));
             world.does((0, 0), 5, halves(Write, MANY, 2 - first));
             assert!(world.found().is_empty(), "{space:?}: {:?}", Findings::global().list());
-            // Its neighbour may not.
+            // Its neighbour may not. (In global memory, lanes of a warp are told from one another within an instruction only.)
+            if space == AccessSpace::Global {
+                continue;
+            }
             world.does((0, 0), 6, halves(Read, MANY, first));
             let next = Do::Access(
                 space,
@@ -252,7 +255,7 @@ fn a_lane_may_work_on_the_parts_of_its_own_word() {
                 Ordering::default(),
             );
             world.does((0, 0), 7, next);
-            assert_eq!(world.found().len(), 1, "{space:?}");
+            assert_eq!(world.found(), ["race-warp"]);
         }
     }
 }
