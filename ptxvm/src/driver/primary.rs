@@ -97,7 +97,8 @@ fn release_primary(device: i32) -> Outcome {
             );
         }
         primary.retained -= 1;
-        (primary.retained == 0).then_some(primary.handle)
+        // Nobody may retain a context that is about to go: from here on there is none, and who asks gets a new one.
+        (primary.retained == 0).then(|| std::mem::take(&mut primary.handle))
     };
     last.map_or(Ok(()), |handle| if lock().contexts.contains_key(&handle) { destroy(handle) } else { Ok(()) })
 }
