@@ -7,8 +7,19 @@ fn main() {
     match name.as_str() {
         "print" => print(),
         "peer" => peer(),
-        _ => panic!("the name of a program was expected (print or peer), found {name:?}"),
+        "contexts" => contexts(),
+        _ => panic!("the name of a program was expected (print, peer or contexts), found {name:?}"),
     }
+}
+
+/// Threads that open and close the device: whoever closes it last takes its primary context down, while others ask for it.
+fn contexts() {
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| (0..500).for_each(|_| drop(Device::new())));
+        }
+    });
+    println!("contexts came and went");
 }
 
 /// Two blocks whose first five lanes print.

@@ -191,6 +191,11 @@ fn printf_writes_every_lane_to_standard_output() {
 }
 
 #[test]
+fn a_primary_context_that_goes_is_not_given_to_another_thread() {
+    assert_eq!(program("contexts", "h100").trim(), "contexts came and went");
+}
+
+#[test]
 fn data_travels_between_two_devices() {
     assert_eq!(program("peer", "h100,a100").trim(), "peer copy ok");
 }
